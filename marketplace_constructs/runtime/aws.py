@@ -1,0 +1,51 @@
+"""How the runtime talks to AWS: one configuration, and one answer to what each error means."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+CONFIG: Final = Config(
+    connect_timeout=3,
+    read_timeout=10,
+    retries={"mode": "standard", "max_attempts": 4},
+    user_agent_extra="marketplace-constructs",
+)
+"""Short enough that a buyer's page answers within API Gateway's 29 s."""
+
+_TRANSIENT: Final = frozenset(
+    {
+        "InternalFailure",
+        "InternalServerError",
+        "InternalServerErrorException",
+        "InternalServiceErrorException",
+        "LimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+
+
+def error_code(error: BaseException) -> str:
+    """AWS's code of an error, or the exception's own name; never its text, which may repeat the request."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "Unknown"))
+    return type(error).__name__
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later: throttling, a fault of AWS, a time-out, a broken connection."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return error_code(error) in _TRANSIENT or int(status) >= 500
+    return isinstance(error, BotoCoreError)

@@ -1,0 +1,73 @@
+"""The real adapters, wired from a function's settings. Clients are made once per function instance."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import boto3
+
+from marketplace_constructs.runtime.agreements.access import Access
+from marketplace_constructs.runtime.agreements.api_keys import ApiGatewayKeys, ApiKeys
+from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts
+from marketplace_constructs.runtime.agreements.gate_entries import DynamoDbGateEntries
+from marketplace_constructs.runtime.agreements.marketplace import AwsMarketplace
+from marketplace_constructs.runtime.agreements.service import AgreementsService
+from marketplace_constructs.runtime.aws import CONFIG
+from marketplace_constructs.runtime.clock import Clock, utc_now
+from marketplace_constructs.runtime.settings import AgreementsSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENTITLEMENT_REGION = "us-east-1"
+"""The one Region of the entitlement service. Source: botocore 1.44.5, endpoints (read 2026-11-21)."""
+AGREEMENT_REGION = "us-east-1"
+"""The Region of the agreement service. Source: botocore 1.44.5, endpoints (read 2026-11-21)."""
+
+
+@cache
+def client(service: str, region: str | None = None) -> Any:  # noqa: ANN401  # boto3 types clients by the literal name
+    """A boto3 client, made at first use."""
+    return boto3.client(service, region_name=region, config=CONFIG)  # type: ignore[call-overload]
+
+
+class Dependencies:
+    """Everything that changes access, over AWS."""
+
+    def __init__(
+        self, settings: AgreementsSettings, *, clock: Clock = utc_now, client: Callable[..., Any] = client
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.product = settings.terms
+        self.facts = DynamoDbFacts(client("dynamodb"), settings.facts_table)
+        self.entries = DynamoDbGateEntries(client("dynamodb"), settings.keys_table)
+        self.api_keys = ApiGatewayKeys(client("apigateway"))
+        self.marketplace = AwsMarketplace(
+            metering=lambda: client("meteringmarketplace", settings.metering_region),
+            entitlement=lambda: client("marketplace-entitlement", ENTITLEMENT_REGION),
+            agreement=lambda: client("marketplace-agreement", AGREEMENT_REGION),
+            clock=clock,
+        )
+        self.access = self.access_over(self.api_keys)
+        self.service = AgreementsService(
+            product=self.product,
+            key_prefix=settings.key_prefix,
+            facts=self.facts,
+            api_keys=self.api_keys,
+            marketplace=self.marketplace,
+            access=self.access,
+            clock=clock,
+        )
+
+    def access_over(self, api_keys: ApiKeys) -> Access:
+        """Access over other keys than one call at a time reaches."""
+        return Access(
+            product=self.product,
+            usage_plan_id=self.settings.usage_plan_id,
+            facts=self.facts,
+            entries=self.entries,
+            api_keys=api_keys,
+            clock=self.clock,
+        )

@@ -1,0 +1,20 @@
+"""One logger and one set of metrics for all functions but the gate."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+
+from marketplace_constructs.runtime.settings import METRICS_NAMESPACE
+
+SERVICE: Final = "sellable-api"
+
+logger = Logger(service=SERVICE)
+metrics = Metrics(namespace=METRICS_NAMESPACE, service=SERVICE)
+
+
+def count(name: str, value: int = 1) -> None:
+    """Count something that happened; the metric's name is public, and alarms rest on it."""
+    metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)

@@ -1,0 +1,141 @@
+"""What each function is told through its environment.
+
+The constructs write these settings and the functions read them: one definition, so that neither can drift. Standard
+library only, because the constructs import it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final, Self
+
+from marketplace_constructs.domain.product import AgreementKind, Metering, PricingModel, ProductTerms
+
+METRICS_NAMESPACE: Final = "MarketplaceConstructs"
+"""Of the functions' own metrics; public, as alarms and dashboards rest on it."""
+
+
+class SettingsError(Exception):
+    """The environment of a function lacks a variable, or holds a value of the wrong kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A function's settings: each field is the environment variable of its upper-case name.
+
+    Values may be deploy-time tokens while a stack is synthesized; they are plain text once deployed.
+    """
+
+    def to_environment(self) -> dict[str, str]:
+        """The environment variables, all of them text."""
+        return {field.name.upper(): str(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the settings.
+
+        Raises:
+            SettingsError: Names every variable that is missing or cannot be read, never its value.
+        """
+        environment = os.environ if environment is None else environment
+        kinds = {
+            "int": int,
+            "str": str,
+            **{kind.__name__: kind for kind in (AgreementKind, Metering, PricingModel)},
+        }
+        values: dict[str, object] = {}
+        wrong: list[str] = []
+        for field in fields(cls):
+            try:
+                values[field.name] = kinds[str(field.type)](environment[field.name.upper()])
+            except (KeyError, ValueError):
+                wrong.append(field.name.upper())
+        if wrong:
+            raise SettingsError(f"missing or unreadable environment variables: {', '.join(wrong)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementsSettings(Settings):
+    """What every function that changes access needs.
+
+    Args:
+        facts_table: Name of the table of facts.
+        keys_table: Name of the table that the gate reads.
+        usage_plan_id: The plan that the buyers' keys are put into.
+        key_prefix: How the names of this stack's API keys begin; unique per SellableApi.
+    """
+
+    product_code: str
+    agreement_kind: AgreementKind
+    pricing_model: PricingModel
+    metering: Metering
+    metering_region: str
+    facts_table: str
+    keys_table: str
+    usage_plan_id: str
+    key_prefix: str
+
+    @property
+    def terms(self) -> ProductTerms:
+        """How the product is sold."""
+        return ProductTerms(
+            product_code=self.product_code,
+            agreement_kind=self.agreement_kind,
+            pricing_model=self.pricing_model,
+            metering=self.metering,
+            metering_region=self.metering_region,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnboardingSettings(AgreementsSettings):
+    """What the onboarding page needs besides.
+
+    Args:
+        contacts_table: Name of the table of contact addresses; nothing else holds any.
+        signing_secret: ARN of the secret that signs sessions.
+        seller_name: Shown on each page.
+        logo_url: An https address, or empty for none.
+        support_contact: An email address or an https address.
+        api_url: Where the sold API answers, without a trailing slash.
+        example_route: Method and path that the ready curl line calls, such as ``GET /v1/health``.
+        sender: The SES identity (an address) that sends the confirmation mail, or empty for none.
+    """
+
+    contacts_table: str
+    signing_secret: str
+    seller_name: str
+    logo_url: str
+    support_contact: str
+    api_url: str
+    example_route: str
+    sender: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings(Settings):
+    """What the gate needs: one table to read. It names no usage plan, which would close a circle."""
+
+    keys_table: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconciliationSettings(AgreementsSettings):
+    """What the reconciliation needs besides.
+
+    Args:
+        observe_every_hours: How often AWS itself is asked for the state of each agreement.
+        contacts_table: To send confirmation mails that are still owed.
+        sender: As for the onboarding page.
+        seller_name: As for the onboarding page.
+        support_contact: As for the onboarding page.
+    """
+
+    contacts_table: str
+    sender: str
+    seller_name: str
+    support_contact: str
+    observe_every_hours: int
