@@ -12,7 +12,15 @@ from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from marketplace_constructs.domain.agreements import Agreement, Fact, FactKind, Key, agreements_of, license_id
+from marketplace_constructs.domain.agreements import (
+    OBSERVATION_LAG,
+    Agreement,
+    Fact,
+    FactKind,
+    Key,
+    agreements_of,
+    license_id,
+)
 from marketplace_constructs.domain.product import ProductTerms
 from marketplace_constructs.domain.subscription_events import Reading
 from marketplace_constructs.runtime.agreements.access import Access, AccessUnsettledError
@@ -167,9 +175,11 @@ class AgreementsService:
             return
         status = self._marketplace.agreement_status(agreement.id)
         facts = [fact for fact in self._facts.of_buyer(agreement.buyer) if fact.agreement_id == agreement.id]
-        ends = {FactKind.OBSERVED, FactKind.ENDED, FactKind.DEPROVISIONED}
-        last = max((fact for fact in facts if fact.kind in ends), key=lambda fact: fact.at, default=None)
-        if status is None or (last is not None and last.kind is FactKind.OBSERVED and last.status == status):
+        observed = max((f for f in facts if f.kind is FactKind.OBSERVED), key=lambda fact: fact.at, default=None)
+        ended_at = max((f.at for f in facts if f.kind in {FactKind.ENDED, FactKind.DEPROVISIONED}), default=None)
+        # An end is only taken back by what is observed well after it, so the same answer may be news again.
+        is_stale = observed is None or (ended_at is not None and observed.at <= ended_at + OBSERVATION_LAG)
+        if status is None or (observed is not None and observed.status == status and not is_stale):
             return
         now = self._clock()
         self._facts.add(

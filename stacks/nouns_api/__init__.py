@@ -1,0 +1,1 @@
+"""The example API that is sold: a proper-noun search."""
