@@ -119,7 +119,7 @@ def _library_files(libraries: Path) -> Iterator[tuple[str, Path]]:
             continue
         if parts[:2] == ("botocore", "data") and len(parts) > 3 and parts[2] not in _SERVICES:
             continue
-        if parts[:2] in {("boto3", "data"), ("boto3", "examples"), ("botocore", "docs")}:
+        if parts[:2] in {("boto3", "data"), ("boto3", "examples")}:
             continue
         yield "/".join(parts), path
 

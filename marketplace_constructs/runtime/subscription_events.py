@@ -11,6 +11,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 
 from marketplace_constructs.domain.subscription_events import MalformedEvent, read_message
 from marketplace_constructs.runtime.agreements.service import AgreementsService
+from marketplace_constructs.runtime.aws import error_code
 from marketplace_constructs.runtime.dependencies import Dependencies
 from marketplace_constructs.runtime.observability import count, logger, metrics
 from marketplace_constructs.runtime.settings import AgreementsSettings
@@ -40,7 +41,7 @@ def parse(body: str) -> Mapping[str, object]:
     return message
 
 
-def record(body: str, *, terms: ProductTerms, service: AgreementsService) -> None:
+def record_message(body: str, *, terms: ProductTerms, service: AgreementsService) -> None:
     """Record one message.
 
     Raises:
@@ -79,13 +80,19 @@ def _dependencies() -> Dependencies:
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Entry point of the function. A message that fails does not take its neighbours along."""
     dependencies = _dependencies()
+    count("MessagesRead", len(event["Records"]))
 
-    def handle(message: SQSRecord) -> None:
+    # Powertools swallows what a message raises and passes the message by this name.
+    def handle(record: SQSRecord) -> None:
         try:
-            record(message.body, terms=dependencies.product, service=dependencies.service)
+            record_message(record.body, terms=dependencies.product, service=dependencies.service)
         except MalformedEvent as error:
             count("MalformedEvent")
-            logger.error("malformed", extra={"message_id": message.message_id, "why": str(error)})
+            logger.error("malformed", extra={"message_id": record.message_id, "why": str(error)})
+            raise
+        except Exception as error:
+            count("MessagesFailed")
+            logger.error("not recorded", extra={"message_id": record.message_id, "error": error_code(error)})
             raise
 
     processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)

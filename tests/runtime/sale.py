@@ -15,7 +15,7 @@ from marketplace_constructs.runtime.agreements.reconciliation import Outcome, re
 from marketplace_constructs.runtime.agreements.service import AgreementsService, Registration
 from marketplace_constructs.runtime.gate import answer
 from marketplace_constructs.runtime.memory import MemoryApiKeys, MemoryFacts, MemoryGateEntries, MemoryMarketplace
-from marketplace_constructs.runtime.subscription_events import record
+from marketplace_constructs.runtime.subscription_events import record_message
 
 START = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 BUYER = "111122223333"
@@ -125,7 +125,7 @@ class Sale:
     def tell(self, *messages: str) -> None:
         """Deliver messages as the queue does."""
         for message in messages:
-            record(message, terms=self.product, service=self.service)
+            record_message(message, terms=self.product, service=self.service)
 
     def token(self, token: str, agreement: str = "agmt-one", *, buyer: str = BUYER, **members: str | None) -> str:
         """Let AWS know a registration token."""
