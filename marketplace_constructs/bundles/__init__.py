@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -61,9 +61,10 @@ def bundle_path(bundle: Bundle) -> Path:
     packaged = _HERE / f"{bundle}.zip"
     if packaged.exists():
         return packaged
-    built = cache_directory() / "bundles" / f"{bundle}-{_digest(bundle)}.zip"
+    own = _own_files()
+    built = cache_directory() / "bundles" / f"{bundle}-{_digest(bundle, own)}.zip"
     if not built.exists():
-        build(bundle, built)
+        _write(bundle, own, built)
     return built
 
 
@@ -73,25 +74,33 @@ def build(bundle: Bundle, target: Path) -> None:
     Args:
         bundle: Which.
         target: The zip file to write; it appears whole or not at all.
+
+    Raises:
+        BundleError: uv is missing or failed.
     """
-    libraries = _libraries(bundle)
+    _write(bundle, _own_files(), target)
+
+
+def _write(bundle: Bundle, own: Mapping[str, bytes], target: Path) -> None:
+    contents = {name: path.read_bytes() for name, path in _library_files(_libraries(bundle))} | own
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".partial")
     os.close(handle)
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, path in sorted([*_library_files(libraries), *_own_files()]):
+        for name, content in sorted(contents.items()):
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, path.read_bytes())
+            archive.writestr(entry, content)
+    Path(partial).chmod(0o644)
     Path(partial).replace(target)
 
 
-def _digest(bundle: Bundle) -> str:
+def _digest(bundle: Bundle, own: Mapping[str, bytes]) -> str:
     """What the bundle is made of, as 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, path in sorted([*_own_files(), ("lock", _lock(bundle)), ("builder", Path(__file__))]):
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    digest = hashlib.sha256(_lock(bundle).read_bytes() + Path(__file__).read_bytes())
+    for name, content in sorted(own.items()):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
     return digest.hexdigest()[:16]
 
 
@@ -99,13 +108,12 @@ def _lock(bundle: Bundle) -> Path:
     return _HERE / f"{bundle}.txt"
 
 
-def _own_files() -> Iterator[tuple[str, Path]]:
-    yield "marketplace_constructs/__init__.py", _PACKAGE / "__init__.py"
-    yield "marketplace_constructs/_version.py", _PACKAGE / "_version.py"
+def _own_files() -> dict[str, bytes]:
+    """This package's own part of the bundle, read at one moment."""
+    paths = [_PACKAGE / "__init__.py", _PACKAGE / "_version.py"]
     for source in _SOURCES:
-        for path in (_PACKAGE / source).rglob("*"):
-            if path.is_file() and path.suffix != ".pyc":
-                yield f"marketplace_constructs/{path.relative_to(_PACKAGE).as_posix()}", path
+        paths += [path for path in (_PACKAGE / source).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {f"marketplace_constructs/{path.relative_to(_PACKAGE).as_posix()}": path.read_bytes() for path in paths}
 
 
 def _library_files(libraries: Path) -> Iterator[tuple[str, Path]]:

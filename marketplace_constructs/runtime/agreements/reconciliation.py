@@ -23,6 +23,8 @@ from marketplace_constructs.runtime.aws import error_code
 from marketplace_constructs.runtime.clock import Clock
 from marketplace_constructs.runtime.dependencies import Dependencies, client
 from marketplace_constructs.runtime.observability import count, logger, metrics
+from marketplace_constructs.runtime.onboarding.contacts import DynamoDbContacts
+from marketplace_constructs.runtime.onboarding.mail import SesMail, send_owed
 from marketplace_constructs.runtime.settings import ReconciliationSettings
 from marketplace_constructs.runtime.usage_plan import settle_product_code
 
@@ -62,12 +64,12 @@ class SnapshotApiKeys:
     def set_enabled(self, api_key_id: str, *, enabled: bool) -> None:
         """Let a key in, or shut it out."""
         self._api_keys.set_enabled(api_key_id, enabled=enabled)
-        if api_key_id in self._keys:
-            self._keys[api_key_id] = replace(self._keys[api_key_id], enabled=enabled)
+        self._note(api_key_id, enabled=enabled)
 
     def set_customer_id(self, api_key_id: str, customer_id: str) -> None:
         """Say whose calls the key's calls are."""
         self._api_keys.set_customer_id(api_key_id, customer_id)
+        self._note(api_key_id, customer_id=customer_id)
 
     def delete(self, api_key_id: str) -> None:
         """Remove a key for good."""
@@ -91,6 +93,10 @@ class SnapshotApiKeys:
         """Take a key out of a plan."""
         self._api_keys.leave(usage_plan_id, api_key_id)
         self._members.discard(api_key_id)
+
+    def _note(self, api_key_id: str, **changes: bool | str) -> None:
+        if api_key_id in self._keys:
+            self._keys[api_key_id] = replace(self._keys[api_key_id], **changes)  # type: ignore[arg-type]  # ApiKey's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +207,18 @@ def handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, in
         only=only,
     )
     plan_settled = _settle_plan(settings, lambda: context.get_remaining_time_in_millis() / 1000)
+    mails = send_owed(
+        DynamoDbContacts(client("dynamodb"), settings.contacts_table),
+        SesMail(
+            client("sesv2"),
+            sender=settings.sender,
+            seller_name=settings.seller_name,
+            support_contact=settings.support_contact,
+        ),
+        dependencies.clock,
+    )
+    count("ConfirmationsSent", mails.sent)
+    count("ConfirmationsFailed", mails.failed)
     count("BuyersNotSettled", outcome.failed)
     count("OrphanedKeysRemoved", outcome.orphans)
     logger.info(
