@@ -82,7 +82,8 @@ def build(bundle: Bundle, target: Path) -> None:
 
 
 def _write(bundle: Bundle, own: Mapping[str, bytes], target: Path) -> None:
-    contents = {name: path.read_bytes() for name, path in _library_files(_libraries(bundle))} | own
+    contents = {name: path.read_bytes() for name, path in _library_files(_libraries(bundle))}
+    contents.update(own)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".partial")
     os.close(handle)

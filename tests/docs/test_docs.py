@@ -1,0 +1,86 @@
+"""The docs say what is so: their code runs, every code and command stands in them, no link leads nowhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+CODE = re.compile(r"MP-[A-Z]+-\d\d")
+STACK = """
+import aws_cdk as cdk
+from aws_cdk import aws_lambda as lambda_
+app = cdk.App()
+stack = cdk.Stack(app, "Readme")
+search = lambda_.Function(
+    stack, "Search", runtime=lambda_.Runtime.PYTHON_3_13, handler="index.handler",
+    code=lambda_.Code.from_inline("def handler(event, context): return {}"),
+)
+"""
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def sources() -> str:
+    return "\n".join(path.read_text() for path in (ROOT / "marketplace_constructs").rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("page", "number"),
+    [(page.relative_to(ROOT).as_posix(), number) for page in PAGES for number in range(len(blocks(page)))],
+)
+def test_the_code_in_the_docs_synthesizes(page: str, number: int, tmp_path: Path) -> None:
+    block = blocks(ROOT / page)[number]
+    given = "" if "stack =" in block or "SellableApi" not in block else STACK
+    ending = "" if "app.synth()" in block or "SellableApi" not in block else "\ncdk.App.of(stack).synth()\n"
+    script = tmp_path / "block.py"
+    script.write_text(f"{given}{block}{ending}")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_code_that_can_be_raised_is_explained_and_no_other() -> None:
+    documented = re.findall(r"^\| `(MP-[A-Z]+-\d\d)` \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE)
+    assert documented == sorted(documented)
+    assert len(documented) == len(set(documented))
+    # Ranges in docstrings name only their ends, which exist too.
+    assert set(documented) == set(CODE.findall(sources()))
+
+
+def test_every_command_is_documented() -> None:
+    from marketplace_constructs.cli.group import sellable
+
+    text = (ROOT / "docs/command-line.md").read_text()
+    for name, command in sellable.commands.items():
+        for sub in getattr(command, "commands", None) or [""]:
+            assert f"`sellable {name} {sub}".rstrip() in text
+        for option in command.params:
+            for spelling in option.opts if option.opts[0].startswith("--") else ():
+                assert f"`{spelling}" in text, f"{name} {spelling}"
+
+
+@pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
+def test_no_link_leads_nowhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_every_make_target_in_the_docs_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE):
+            assert target in targets, f"{page.name}: make {target}"
+
+
+def test_every_metric_and_alarm_name_in_the_docs_is_emitted() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    for name in re.findall(r"`((?:ProductCode|Agreement|Unknown|Malformed|Buyers|Orphaned)[A-Za-z]+)`", text):
+        if name not in {"AgreementId"}:
+            assert f'"{name}"' in sources(), name
