@@ -199,7 +199,7 @@ class Product(ProductTerms):
             licence-based agreements. Nothing AWS has published says so [UNCONF].
 
     Raises:
-        MarketplaceConstructsError: MP-PRODUCT-01 to MP-PRODUCT-20, all that apply together.
+        MarketplaceConstructsError: MP-PRODUCT-01 to MP-PRODUCT-16, all that apply together.
     """
 
     dimensions: tuple[Dimension, ...]
