@@ -20,7 +20,7 @@ _AS_IT_SHOULD_BE: Final = {
     "Api": {
         "AwsSolutions-APIG1": "the example keeps no access log: native metering needs none",
         "AwsSolutions-APIG2": "the function validates, and answers with what it got and what it expects",
-        "AwsSolutions-APIG3": "a firewall costs more than the example earns; keys, limits and the gate bound it",
+        "AwsSolutions-APIG3": "keys, limits and the gate bound what a firewall would",
         "AwsSolutions-APIG6": "an execution log could hold the texts that buyers send",
         "AwsSolutions-APIG4": "only the free route has no authorizer, which synthesis proves",
         "AwsSolutions-COG4": "buyers come with a key from AWS Marketplace, which the gate looks up",

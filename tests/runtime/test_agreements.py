@@ -279,6 +279,20 @@ def test_a_legacy_buyer_is_let_in_and_shut_out_by_notifications(legacy: Sale) ->
     assert legacy.states(CUSTOMER) == {f"{CUSTOMER}/1": "ended"}
 
 
+def test_what_aws_says_of_a_license_means_nothing_to_a_legacy_product(legacy: Sale) -> None:
+    legacy.marketplace.customers["token"] = ResolvedCustomer(
+        product_code="abc123",
+        customer_identifier=CUSTOMER,
+        customer_aws_account_id=BUYER,
+        license_arn="arn:aws:license-manager::123456789012:license:l-one",
+        agreement_id="agmt-one",
+    )
+    registration = legacy.service.register("token")
+    legacy.tell(notification("subscribe-success"))
+    assert registration.buyer == CUSTOMER
+    assert legacy.opens(legacy.issue(registration))
+
+
 def test_a_failed_subscription_grants_nothing(legacy: Sale) -> None:
     registration = legacy.register()
     legacy.tell(notification("subscribe-fail"))

@@ -99,18 +99,19 @@ class AgreementsService:
                 raise TokenRefused("foreign")
             legacy = self._product.is_legacy
             buyer = customer.customer_identifier if legacy else customer.customer_aws_account_id
-            license_arn = None if legacy else customer.license_arn
-            if not buyer or not (legacy or license_arn or customer.agreement_id):
+            # What AWS may say of a licence means nothing to a legacy product.
+            agreement_id, license_arn = (None, None) if legacy else (customer.agreement_id, customer.license_arn)
+            if not buyer or not (legacy or license_arn or agreement_id):
                 # An answer of the other kind of agreement: the stack and the listing do not agree.
                 raise TokenRefused("foreign")
-            self.read_entitlements(buyer, None if legacy else customer.agreement_id, license_arn)
+            self.read_entitlements(buyer, agreement_id, license_arn)
             is_fresh = self._facts.add(
                 Fact(
                     id=f"registered#{hashlib.sha256(token.encode()).hexdigest()}",
                     kind=FactKind.REGISTERED,
                     buyer=buyer,
                     at=self._clock(),
-                    agreement_id=None if legacy else customer.agreement_id,
+                    agreement_id=agreement_id,
                     license_arn=license_arn,
                     product_code=customer.product_code,
                 )
@@ -120,11 +121,8 @@ class AgreementsService:
         # The buyer is registered from here on, whatever happens; the reconciliation opens what this cannot.
         with contextlib.suppress(ClientError, BotoCoreError, AccessUnsettledError):
             self._access.make_match(buyer)
-        return Registration(
-            buyer=buyer,
-            reference=customer.agreement_id or (license_id(license_arn) if license_arn else ""),
-            is_fresh=is_fresh,
-        )
+        reference = agreement_id or (license_id(license_arn) if license_arn else "")
+        return Registration(buyer=buyer, reference=reference, is_fresh=is_fresh)
 
     def read_entitlements(self, buyer: str, agreement_id: str | None, license_arn: str | None) -> None:
         """Record what the buyer is entitled to, where the pricing model has contracts.

@@ -1,0 +1,285 @@
+"""What is known of buyers' agreements, and the hourly function that makes access match it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Final
+
+import aws_cdk as cdk
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as cloudwatch_actions
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as events_targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from marketplace_constructs.domain.errors import Problem, refuse
+from marketplace_constructs.domain.product import Product
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge_wildcard
+from marketplace_constructs.infrastructure.dead_letters import DeadLetters
+from marketplace_constructs.infrastructure.function import runtime_function
+from marketplace_constructs.infrastructure.seller import Seller
+from marketplace_constructs.infrastructure.usage_plan import usage_plan_arn
+from marketplace_constructs.runtime.settings import (
+    METRICS_NAMESPACE,
+    AgreementsSettings,
+    ReconciliationSettings,
+)
+
+METRICS_SERVICE: Final = "sellable-api"
+"""The dimension of the functions' metrics, as runtime.observability has it."""
+
+_HOURS_A_DAY: Final = 24
+_ATTENTION: Final = ("AgreementNeedsAttention", "MalformedEvent", "UnknownEvent")
+
+
+class Agreements(Construct):
+    """The table of facts about agreements, the buyers' contacts, and the reconciliation.
+
+    Defines the tables of facts and of contacts (both retained, restorable to any second of the last 35 days),
+    and a function that runs every hour, with dead letters and an alarm, and an alarm on what needs somebody
+    to decide. Facts are only ever added.
+
+    Args:
+        scope: Where it is defined.
+        construct_id: Its id; a change replaces the tables.
+        product: What is sold.
+        usage_plan: The plan that buyers' keys are put into.
+        keys_table: The table that the gate reads, partition key ``key_sha256``; ``Gate`` defines it.
+        seller: Whom the buyers' mails come from.
+        observe_every: How often AWS itself is asked for the state of each agreement, 1 h to 24 h in whole
+            hours; events may be lost.
+        alarm_topic: Told when reconciliation fails or somebody has to decide. Left out, alarms only show
+            their state.
+        removal_policy: What becomes of tables and log when they leave the stack.
+
+    Raises:
+        MarketplaceConstructsError: MP-AGREEMENT-01, MP-SELLER-01 to MP-SELLER-05, together.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        product: Product,
+        usage_plan: apigateway.IUsagePlan,
+        keys_table: dynamodb.ITable,
+        seller: Seller,
+        observe_every: cdk.Duration | None = None,
+        alarm_topic: sns.ITopic | None = None,
+        removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
+    ) -> None:
+        observe_every = cdk.Duration.hours(24) if observe_every is None else observe_every
+        refuse([*seller.problems(), *agreements_problems(observe_every)])
+        super().__init__(scope, construct_id)
+        self.product = product
+        self.usage_plan = usage_plan
+        self.keys_table = keys_table
+        self.facts_table = self._table(
+            "Facts",
+            partition_key="buyer",
+            sort_key="fact",
+            removal_policy=removal_policy,
+        )
+        self.contacts_table = self._table(
+            "Contacts", partition_key="agreement", removal_policy=removal_policy
+        )
+        self.settings = AgreementsSettings(
+            product_code=product.product_code,
+            agreement_kind=product.agreement_kind,
+            pricing_model=product.pricing_model,
+            metering=product.metering,
+            metering_region=product.metering_region,
+            facts_table=self.facts_table.table_name,
+            keys_table=keys_table.table_name,
+            usage_plan_id=usage_plan.usage_plan_id,
+            # It ends where a longer one cannot go on: keys that begin so and have no fact are removed.
+            key_prefix=f"{cdk.Names.unique_resource_name(self, max_length=64, separator='-')}/",
+        )
+        self._reconcile(seller, observe_every, alarm_topic, removal_policy)
+
+        self.attention_alarm = self._attention_alarm(alarm_topic)
+
+    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let somebody list and show agreements: their facts, not their contacts."""
+        return self.facts_table.grant(grantee, "dynamodb:Query", "dynamodb:Scan")
+
+    def grant_change_access(self, grantee: iam.IGrantable) -> None:
+        """Let a function add facts and make access match them: keys, and the gate's answers."""
+        self.facts_table.grant(grantee, "dynamodb:PutItem", "dynamodb:Query")
+        self.keys_table.grant(grantee, "dynamodb:GetItem", "dynamodb:PutItem")
+        keys, members = self._api_keys_arn(), f"{self._usage_plan_arn()}/keys"
+        for actions, resource in (
+            (("GET", "POST"), keys),
+            (("DELETE", "GET", "PATCH"), f"{keys}/*"),
+            (("GET", "POST"), members),
+            (("DELETE", "GET"), f"{members}/*"),
+        ):
+            _allow(grantee, [f"apigateway:{action}" for action in actions], resource)
+        if self.product.pricing_model.has_contract:
+            # The Marketplace actions know no resources.
+            _allow(grantee, ["aws-marketplace:GetEntitlements"], "*")
+
+    def grant_change_access_to_own(self, function: lambda_.Function) -> None:
+        """The same for a function of this library, whose wildcards are accounted for."""
+        self.grant_change_access(function)
+        role = function.role
+        assert role is not None
+        acknowledge_wildcard(
+            role,
+            f"{self._api_keys_arn()}/*",
+            "the ids of buyers' keys are made at run time; the function knows its own by their name",
+        )
+        acknowledge_wildcard(
+            role,
+            f"{self._usage_plan_arn()}/keys/*",
+            "the ids of buyers' keys are made at run time; bounded by the one usage plan",
+        )
+
+    def grant_keep_contacts(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let a function read and write the contact of one agreement, but not list them."""
+        return self.contacts_table.grant(
+            grantee, "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"
+        )
+
+    def metric_reconciliation_errors(
+        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
+    ) -> cloudwatch.Metric:
+        """Runs of the reconciliation that failed."""
+        return self.reconciliation.metric_errors(period=period, statistic=statistic)
+
+    def _table(
+        self,
+        construct_id: str,
+        *,
+        partition_key: str,
+        sort_key: str | None = None,
+        removal_policy: cdk.RemovalPolicy,
+    ) -> dynamodb.Table:
+        string = dynamodb.AttributeType.STRING
+        return dynamodb.Table(
+            self,
+            construct_id,
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            deletion_protection=removal_policy is cdk.RemovalPolicy.RETAIN,
+            encryption=dynamodb.TableEncryption.AWS_MANAGED,
+            partition_key=dynamodb.Attribute(name=partition_key, type=string),
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            removal_policy=removal_policy,
+            sort_key=None if sort_key is None else dynamodb.Attribute(name=sort_key, type=string),
+        )
+
+    def _api_keys_arn(self) -> str:
+        stack = cdk.Stack.of(self)
+        return f"arn:{stack.partition}:apigateway:{stack.region}::/apikeys"
+
+    def _usage_plan_arn(self) -> str:
+        return usage_plan_arn(self, self.usage_plan.usage_plan_id)
+
+    def _attention_alarm(self, alarm_topic: sns.ITopic | None) -> cloudwatch.Alarm:
+        """Goes off where something happened that nobody decided beforehand; it has revoked nothing.
+
+        The functions' metrics are the account's: with several products, the log says which one it was.
+        """
+        counts = {
+            f"m{number}": cloudwatch.Metric(
+                namespace=METRICS_NAMESPACE,
+                metric_name=name,
+                dimensions_map={"service": METRICS_SERVICE},
+                period=cdk.Duration.minutes(5),
+                statistic="Sum",
+            )
+            for number, name in enumerate(_ATTENTION)
+        }
+        alarm = cloudwatch.MathExpression(
+            expression=" + ".join(f"FILL({name}, 0)" for name in counts), using_metrics=counts
+        ).create_alarm(
+            self,
+            "Attention",
+            alarm_description="an agreement's notification or state is of a kind unknown to the software: "
+            "read the functions' logs, sellable agreements show BUYER, and decide",
+            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+            evaluation_periods=1,
+            threshold=1,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+        )
+        if alarm_topic is not None:
+            alarm.add_alarm_action(cloudwatch_actions.SnsAction(alarm_topic))
+        return alarm
+
+    def _reconcile(
+        self,
+        seller: Seller,
+        observe_every: cdk.Duration,
+        alarm_topic: sns.ITopic | None,
+        removal_policy: cdk.RemovalPolicy,
+    ) -> None:
+        self.dead_letters = DeadLetters(
+            self,
+            "DeadLetters",
+            alarm_description="access was not reconciled with the agreements: read the function's log",
+            alarm_topic=alarm_topic,
+        )
+        self.reconciliation = runtime_function(
+            self,
+            "Reconciliation",
+            handler="marketplace_constructs.runtime.agreements.reconciliation.handler",
+            description="Makes access match the agreements, every hour",
+            timeout=cdk.Duration.minutes(15),
+            memory_size=512,
+            settings=ReconciliationSettings(
+                **asdict(self.settings),
+                contacts_table=self.contacts_table.table_name,
+                sender=seller.sender or "",
+                seller_name=seller.seller_name,
+                support_contact=seller.support_contact,
+                observe_every_hours=int(observe_every.to_hours()),
+            ),
+            dead_letter_queue=self.dead_letters.queue,
+            removal_policy=removal_policy,
+        )
+        self.grant_change_access_to_own(self.reconciliation)
+        self.facts_table.grant(self.reconciliation, "dynamodb:Scan")
+        # It sends the confirmations that are still owed.
+        self.contacts_table.grant(self.reconciliation, "dynamodb:Scan", "dynamodb:UpdateItem")
+        seller.grant_send(self, self.reconciliation)
+        # Native metering: a lost product code is put back. Pipeline: one that somebody set is taken off.
+        _allow(
+            self.reconciliation,
+            ["apigateway:GET", "apigateway:PATCH"],
+            self._usage_plan_arn(),
+        )
+        if not self.product.is_legacy:
+            _allow(self.reconciliation, ["aws-marketplace:DescribeAgreement"], "*")
+        events.Rule(
+            self,
+            "Hourly",
+            description="Starts the reconciliation of access with the agreements",
+            schedule=events.Schedule.rate(cdk.Duration.hours(1)),
+            targets=[
+                events_targets.LambdaFunction(self.reconciliation, dead_letter_queue=self.dead_letters.queue)
+            ],
+        )
+
+
+def agreements_problems(observe_every: cdk.Duration) -> Iterator[Problem]:
+    """All that is wrong with the props of Agreements itself."""
+    hours = None if observe_every.is_unresolved() else observe_every.to_seconds() / 3600
+    if hours is None or not 1 <= hours <= _HOURS_A_DAY or hours % 1:
+        yield Problem(
+            "MP-AGREEMENT-01",
+            f"observe_every, got {'a token' if hours is None else f'{hours:g} h'}; expected 1 to 24 whole "
+            "hours, known at synthesis; leave it out for once a day",
+        )
+
+
+def _allow(grantee: iam.IGrantable, actions: list[str], resource: str) -> None:
+    iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])

@@ -1,0 +1,75 @@
+"""The Lambda function that every capability is made with."""
+
+from __future__ import annotations
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from marketplace_constructs import bundles
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcard
+from marketplace_constructs.runtime.settings import Settings
+
+
+def runtime_function(
+    scope: Construct,
+    construct_id: str,
+    *,
+    handler: str,
+    description: str,
+    timeout: cdk.Duration,
+    settings: Settings | None = None,
+    memory_size: int = 256,
+    dead_letter_queue: sqs.IQueue | None = None,
+    removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
+) -> lambda_.Function:
+    """A function of the bundle that the package carries, with a role, a log group and traces of its own.
+
+    Its role may write to its own log group and to X-Ray, and nothing else until it is granted more. The log
+    is kept for a year. Source: AWS Marketplace seller guide, SaaS product guidelines: audit logs of security
+    events are kept for at least a year (read 2026-11-21).
+
+    Args:
+        scope: Where it is defined.
+        construct_id: A namespace for function, role and log group.
+        handler: Module path of the package and function name.
+        description: Shown in the Lambda console.
+        timeout: How long one call may take, 1 s to 15 min.
+        settings: What the function is told, through its environment.
+        memory_size: In MB; the share of a processor grows with it.
+        dead_letter_queue: Where asynchronous calls end that failed to the last try.
+        removal_policy: What becomes of the log group when it leaves the stack.
+    """
+    namespace = Construct(scope, construct_id)
+    log_group = logs.LogGroup(
+        namespace, "Logs", retention=logs.RetentionDays.ONE_YEAR, removal_policy=removal_policy
+    )
+    role = iam.Role(namespace, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+    log_group.grant_write(role)
+    acknowledge_wildcard(
+        role,
+        "*",
+        "X-Ray's actions know no resources, nor do those of AWS Marketplace where the role has them",
+    )
+    function = lambda_.Function(
+        namespace,
+        "Function",
+        # The bundle is pure Python, so that the cheaper processor runs it as it is.
+        architecture=lambda_.Architecture.ARM_64,
+        code=lambda_.Code.from_asset(str(bundles.bundle_path("functions"))),
+        dead_letter_queue=dead_letter_queue,
+        description=description,
+        environment=settings.to_environment() if settings is not None else None,
+        handler=handler,
+        log_group=log_group,
+        memory_size=memory_size,
+        role=role,
+        runtime=lambda_.Runtime.PYTHON_3_13,
+        timeout=timeout,
+        tracing=lambda_.Tracing.ACTIVE,
+    )
+    acknowledge(function, "AwsSolutions-L1", "the bundle is built and tested for this runtime, byte for byte")
+    return function

@@ -1,0 +1,400 @@
+"""The gate in front of the API that is sold: a request authorizer on every route, besides the key."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, cast
+
+import aws_cdk as cdk
+import jsii
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
+from constructs import Construct, IConstruct
+
+from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem, refuse
+from marketplace_constructs.domain.usage_plan import route_problem
+from marketplace_constructs.infrastructure.function import runtime_function
+from marketplace_constructs.infrastructure.routes import (
+    Operation,
+    cfn_rest_api,
+    document_of,
+    is_preflight,
+    is_preflight_operation,
+    methods_of,
+    operations_of,
+    route_of,
+    routes_of,
+)
+from marketplace_constructs.infrastructure.tokens import is_token, validate_at_synthesis
+from marketplace_constructs.runtime.settings import GateSettings
+
+_IDENTITY_SOURCES: Final = ("method.request.header.x-api-key", "context.httpMethod", "context.resourcePath")
+"""What a cached answer holds for. Without method and resource path, one route's answer would open
+another."""
+
+_MAX_TTL_SECONDS: Final = 3600
+"""Source: botocore 1.44.5, apigateway 2015-07-09, CreateAuthorizer, authorizerResultTtlInSeconds (read
+2026-11-21)."""
+
+_KEY_SCHEME: Final = "marketplace_key"
+_GATE_SCHEME: Final = "marketplace_gate"
+_AUTHORIZER: Final = "x-amazon-apigateway-authorizer"
+_KEY_SOURCE: Final = "x-amazon-apigateway-api-key-source"
+
+
+class Gate(Construct):
+    """Answers who may call which route: requires a key, and looks it up by its digest.
+
+    Defines the function, the table of keys that it reads (digests only; retained, restorable to any second of
+    the last 35 days) and, for the API that it guards, the authorizer. It names no usage plan: that would
+    close a circle.
+
+    An API that is defined by constructs is handed to ``guard_api``; one defined by an OpenAPI document gets
+    the document from ``guard`` first::
+
+        gate = Gate(stack, "Gate", free_routes=["GET /v1/health"])
+        api = apigateway.SpecRestApi(
+            stack, "Api", api_definition=apigateway.ApiDefinition.from_inline(gate.guard(document))
+        )
+        SellableApi(stack, "Sale", api=api, gate=gate, ...)
+
+    Args:
+        scope: Where it is defined, in the stack of the API.
+        construct_id: Its id; a change replaces the table of keys.
+        free_routes: Routes that anybody may call without a key, such as ``GET /v1/health``.
+        cache_ttl: How long API Gateway keeps an answer, 0 s to 1 h. A key that is shut out may go on for as
+            long.
+        removal_policy: What becomes of the table and the log when they leave the stack.
+
+    Raises:
+        MarketplaceConstructsError: MP-GATE-01, MP-PLAN-05, together.
+        RuntimeError: At synthesis, MP-GATE-02 to MP-GATE-06, where the API's methods cannot be guarded.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        free_routes: Sequence[str] = (),
+        cache_ttl: cdk.Duration | None = None,
+        removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
+    ) -> None:
+        cache_ttl = cdk.Duration.seconds(60) if cache_ttl is None else cache_ttl
+        refuse(gate_problems(free_routes, cache_ttl))
+        super().__init__(scope, construct_id)
+        self.free_routes = tuple(sorted(set(free_routes)))
+        self._ttl_seconds = int(cache_ttl.to_seconds())
+        self.keys_table = dynamodb.Table(
+            self,
+            "Keys",
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            deletion_protection=removal_policy is cdk.RemovalPolicy.RETAIN,
+            encryption=dynamodb.TableEncryption.AWS_MANAGED,
+            partition_key=dynamodb.Attribute(name="key_sha256", type=dynamodb.AttributeType.STRING),
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            removal_policy=removal_policy,
+        )
+        self.function = runtime_function(
+            self,
+            "Function",
+            handler="marketplace_constructs.runtime.gate.handler",
+            description="Answers which key may call which route of the API that is sold",
+            # API Gateway waits for an authorizer for as long as for an integration; a buyer should not.
+            timeout=cdk.Duration.seconds(10),
+            memory_size=512,
+            settings=GateSettings(keys_table=self.keys_table.table_name),
+            removal_policy=removal_policy,
+        )
+        self.keys_table.grant(self.function, "dynamodb:GetItem")
+
+    def guard_api(self, api: apigateway.IRestApi, *, deployment: apigateway.Deployment | None = None) -> None:
+        """Put this gate before every method of an API, also later ones, but CORS preflights and free routes.
+
+        Args:
+            api: Defined in the same stack, either by constructs or by a document from ``guard``.
+            deployment: The API's deployment. Left out, the one that the API makes itself.
+
+        Raises:
+            MarketplaceConstructsError: MP-GATE-08, where the API has no deployment.
+        """
+        if document_of(api) is None:
+            deployment = getattr(api, "latest_deployment", None) if deployment is None else deployment
+            authorizer_id = self._guard_methods(api, deployment).ref
+        else:
+            validate_at_synthesis(self, lambda: list(self._document_problems(api)))
+            authorizer_id = "*"
+        self.function.add_permission(
+            "ApiGateway",
+            principal=iam.ServicePrincipal("apigateway.amazonaws.com"),
+            source_arn=cdk.Stack.of(self).format_arn(
+                service="execute-api",
+                resource=api.rest_api_id,
+                resource_name=f"authorizers/{authorizer_id}",
+            ),
+        )
+
+    def guard(self, document: Mapping[str, object]) -> dict[str, object]:
+        """An OpenAPI document whose every operation, but CORS preflights and free routes, has key and gate.
+
+        The same document always gives the same result, and a guarded document is left as it is.
+
+        Args:
+            document: OpenAPI 3.0 or Swagger 2.0, as plain dicts and lists.
+
+        Returns:
+            A new document with deploy-time values; for ``ApiDefinition.from_inline``.
+
+        Raises:
+            MarketplaceConstructsError: MP-GATE-02 to MP-GATE-05, together.
+        """
+        refuse(self._operation_problems(document))
+        guarded = copy.deepcopy(dict(document))
+        for route, operation in operations_of(guarded):
+            if not self._is_open(route, operation):
+                operation["security"] = [{_KEY_SCHEME: [], _GATE_SCHEME: []}]
+        _schemes(guarded).update(
+            {
+                _KEY_SCHEME: {"type": "apiKey", "name": "x-api-key", "in": "header"},
+                _GATE_SCHEME: {
+                    "type": "apiKey",
+                    "name": "x-api-key",
+                    "in": "header",
+                    "x-amazon-apigateway-authtype": "custom",
+                    _AUTHORIZER: {
+                        "type": "request",
+                        "identitySource": ", ".join(_IDENTITY_SOURCES),
+                        "authorizerUri": self._authorizer_uri(),
+                        "authorizerResultTtlInSeconds": self._ttl_seconds,
+                    },
+                },
+            }
+        )
+        return guarded
+
+    def metric_duration(
+        self, *, period: cdk.Duration | None = None, statistic: str = "p99"
+    ) -> cloudwatch.Metric:
+        """How long the gate's function takes, in milliseconds; answers from the cache are not in it."""
+        return self.function.metric_duration(period=period, statistic=statistic)
+
+    def metric_errors(
+        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
+    ) -> cloudwatch.Metric:
+        """Calls of the gate's function that failed; each shut a buyer out."""
+        return self.function.metric_errors(period=period, statistic=statistic)
+
+    def _guard_methods(
+        self, api: apigateway.IRestApi, deployment: apigateway.Deployment | None
+    ) -> apigateway.CfnAuthorizer:
+        if deployment is None:
+            raise MarketplaceConstructsError(
+                Problem(
+                    "MP-GATE-08",
+                    f"deployment of {api.node.path}, got none; expected the one that deploys the gate; "
+                    "give deployment= the one that you make with deploy=False",
+                )
+            )
+        authorizer = apigateway.CfnAuthorizer(
+            self,
+            "Authorizer",
+            authorizer_result_ttl_in_seconds=self._ttl_seconds,
+            authorizer_uri=self._authorizer_uri(),
+            identity_source=",".join(_IDENTITY_SOURCES),
+            name=cdk.Names.unique_resource_name(self, max_length=128),
+            rest_api_id=api.rest_api_id,
+            type="REQUEST",
+        )
+        cdk.Aspects.of(api).add(_Guard(authorizer, self.free_routes), priority=cdk.AspectPriority.MUTATING)
+        # A changed authorizer is not served before the next deployment; CDK looks at methods only.
+        deployment.add_to_logical_id(
+            {
+                "authorizer": cdk.Lazy.uncached_any(_AuthorizerProperties(authorizer)),
+                "free_routes": list(self.free_routes),
+            }
+        )
+        validate_at_synthesis(self, lambda: list(self._method_problems(api, authorizer)))
+        return authorizer
+
+    def _authorizer_uri(self) -> str:
+        stack = cdk.Stack.of(self)
+        return (
+            f"arn:{stack.partition}:apigateway:{stack.region}:lambda:path/2015-03-31/functions/"
+            f"{self.function.function_arn}/invocations"
+        )
+
+    def _is_open(self, route: str, operation: Operation) -> bool:
+        return route in self.free_routes or is_preflight_operation(route, operation)
+
+    def _method_problems(
+        self, api: apigateway.IRestApi, authorizer: apigateway.CfnAuthorizer
+    ) -> Iterator[Problem]:
+        """What the Aspect left as it was because it contradicts the gate, or never came to."""
+        yield from self._free_route_problems(routes_of(api))
+        for route, method in methods_of(api):
+            name = route or method.node.path
+            if is_preflight(method) or route in self.free_routes:
+                continue
+            if method.api_key_required is False:
+                yield _open_problem(name, "api_key_required=False")
+            elif method.authorizer_id != authorizer.ref:
+                if (method.authorizer_id, method.authorization_type) in {(None, None), (None, "NONE")}:
+                    yield Problem(
+                        "MP-GATE-06",
+                        f"method {method.node.path}, got it defined outside the API's own tree; expected it "
+                        "inside, where the gate reaches it; define it with add_method on a resource of the "
+                        "API",
+                    )
+                else:
+                    yield _authorizer_problem(name, str(method.authorization_type))
+        resource = cfn_rest_api(api)
+        if resource is not None and resource.api_key_source_type not in {None, "HEADER"}:
+            yield _key_source_problem(resource.api_key_source_type)
+
+    def _document_problems(self, api: apigateway.IRestApi) -> Iterator[Problem]:
+        document = document_of(api)
+        if document is None:
+            return
+        problems = list(self._operation_problems(document))
+        yield from problems
+        if problems or cdk.Stack.of(self).resolve(self.guard(document)) != document:
+            yield Problem(
+                "MP-GATE-07",
+                f"OpenAPI document of {api.node.path}, got it without the gate; expected the document that "
+                "gate.guard(document) returns; make the API of "
+                "ApiDefinition.from_inline(gate.guard(document)), with the gate that SellableApi is given",
+            )
+
+    def _operation_problems(self, document: Mapping[str, object]) -> Iterator[Problem]:
+        operations = list(operations_of(document))
+        yield from self._free_route_problems({route for route, _ in operations})
+        foreign = {
+            name
+            for name, scheme in _schemes(copy.deepcopy(dict(document))).items()
+            if name != _GATE_SCHEME and not _is_plain_key(scheme)
+        }
+        for route, operation in operations:
+            if self._is_open(route, operation):
+                continue
+            security = operation.get("security", document.get("security"))
+            if operation.get("security") == []:
+                yield _open_problem(route, "security: []")
+            for name in sorted(
+                {n for requirement in security for n in requirement} & foreign
+                if isinstance(security, list)
+                else ()
+            ):
+                yield _authorizer_problem(route, name)
+        if document.get(_KEY_SOURCE, "HEADER") != "HEADER":
+            yield _key_source_problem(document[_KEY_SOURCE])
+
+    def _free_route_problems(self, routes: set[str] | frozenset[str]) -> Iterator[Problem]:
+        for route in self.free_routes:
+            if route not in routes:
+                yield Problem(
+                    "MP-GATE-04",
+                    f"free route, got {route!r}; expected one of the API's routes, "
+                    f"{', '.join(sorted(routes))}; declare it as a method of its own, since a route inside "
+                    "a proxy cannot be free, or remove it",
+                )
+
+
+@jsii.implements(cdk.IAspect)
+class _Guard:
+    """Gives methods the key and the authorizer as they are met, also those that were added after the gate.
+
+    It changes no explicit choice; validation reports those that contradict the gate.
+    """
+
+    def __init__(self, authorizer: apigateway.CfnAuthorizer, free_routes: tuple[str, ...]) -> None:
+        self._authorizer = authorizer
+        self._free_routes = free_routes
+
+    def visit(self, node: IConstruct) -> None:
+        if not isinstance(node, apigateway.CfnMethod) or is_preflight(node):
+            return
+        if route_of(node) in self._free_routes or node.api_key_required is False:
+            return
+        if node.authorizer_id is None and node.authorization_type in {None, "NONE"}:
+            node.api_key_required = True
+            node.authorization_type = "CUSTOM"
+            node.authorizer_id = self._authorizer.ref
+
+
+@jsii.implements(cdk.IAnyProducer)
+class _AuthorizerProperties:
+    """The authorizer's properties as they are when the template is written."""
+
+    def __init__(self, authorizer: apigateway.CfnAuthorizer) -> None:
+        self._authorizer = authorizer
+
+    def produce(self, _context: cdk.IResolveContext) -> dict[str, object]:
+        return {
+            "identity_source": self._authorizer.identity_source,
+            "ttl": self._authorizer.authorizer_result_ttl_in_seconds,
+            "type": self._authorizer.type,
+            "uri": self._authorizer.authorizer_uri,
+        }
+
+
+def gate_problems(free_routes: Sequence[str], cache_ttl: cdk.Duration) -> Iterator[Problem]:
+    """All that is wrong with the gate's own props."""
+    for route in free_routes:
+        problem = route_problem(route, "free_routes")
+        if problem is not None:
+            yield problem
+    # Token.is_unresolved does not see into a Duration.
+    if cache_ttl.is_unresolved() or not 0 <= cache_ttl.to_milliseconds() <= _MAX_TTL_SECONDS * 1000:
+        got = "a token" if cache_ttl.is_unresolved() else f"{cache_ttl.to_milliseconds() / 1000:g} s"
+        yield Problem(
+            "MP-GATE-01",
+            f"cache_ttl of the gate, got {got}; expected 0 to {_MAX_TTL_SECONDS} s, known at synthesis; "
+            "leave it out for 60 s",
+        )
+
+
+def _open_problem(route: str, got: str) -> Problem:
+    return Problem(
+        "MP-GATE-02",
+        f"route {route}, got {got}; expected every route of a sold API to require the key; name it in "
+        "free_routes if anybody may call it, or remove that setting",
+    )
+
+
+def _authorizer_problem(route: str, got: str) -> Problem:
+    return Problem(
+        "MP-GATE-03",
+        f"route {route}, got an authorizer of its own, {got}; expected the gate's, since a method has but "
+        "one; remove it, or name the route in free_routes to sell nothing there",
+    )
+
+
+def _key_source_problem(got: object) -> Problem:
+    return Problem(
+        "MP-GATE-05",
+        f"API key source, got {'a token' if is_token(got) else got}; expected HEADER, where buyers put their "
+        "key; remove api_key_source_type",
+    )
+
+
+def _schemes(document: dict[str, object]) -> dict[str, object]:
+    """The document's security schemes, made where there are none."""
+    if "swagger" in document:
+        return cast("dict[str, object]", document.setdefault("securityDefinitions", {}))
+    components = cast("dict[str, object]", document.setdefault("components", {}))
+    return cast("dict[str, object]", components.setdefault("securitySchemes", {}))
+
+
+def _is_plain_key(scheme: object) -> bool:
+    """Whether a scheme only says that the key is needed, which it is."""
+    return (
+        isinstance(scheme, dict)
+        and scheme.get("type") == "apiKey"
+        and str(scheme.get("name", "")).lower() == "x-api-key"
+        and _AUTHORIZER not in scheme
+    )

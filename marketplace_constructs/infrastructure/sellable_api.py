@@ -1,0 +1,381 @@
+"""A REST API, sold on AWS Marketplace: everything around it in one construct."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import aws_cdk as cdk
+import jsii
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_certificatemanager as certificatemanager
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_ses as ses
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from marketplace_constructs.domain.errors import Problem, refuse
+from marketplace_constructs.domain.product import Product
+from marketplace_constructs.domain.usage_plan import Quota, Throttle, limits_problems
+from marketplace_constructs.infrastructure.agreements import Agreements, agreements_problems
+from marketplace_constructs.infrastructure.gate import Gate, gate_problems
+from marketplace_constructs.infrastructure.metering_role import ROLE_NAME, MeteringRole
+from marketplace_constructs.infrastructure.onboarding import (
+    DEFAULT_FIREWALL_RATE,
+    DEFAULT_THROTTLE,
+    Onboarding,
+    onboarding_problems,
+)
+from marketplace_constructs.infrastructure.routes import cfn_rest_api, routes_of
+from marketplace_constructs.infrastructure.seller import Seller
+from marketplace_constructs.infrastructure.subscription_events import SubscriptionEvents
+from marketplace_constructs.infrastructure.tokens import is_token
+from marketplace_constructs.infrastructure.usage_plan import MarketplaceUsagePlan
+
+
+class SellableApi(Construct):
+    """Sells a REST API of the same stack to buyers who subscribe on AWS Marketplace.
+
+    Defines ``gate``, ``usage_plan``, ``metering_role`` (native metering), ``agreements``,
+    ``subscription_events`` and ``onboarding``; each can be used by itself. The API's methods get the key and
+    the gate, also those that are added later. Tables are retained when this is removed; the usage plan, and
+    with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed yet),
+    MP-ONBOARDING-04 (no mail), MP-EVENTS-01 and MP-EVENTS-02 (events do not arrive in this Region).
+
+    Args:
+        scope: Where it is defined, in the stack of the API.
+        construct_id: Its id; a change replaces the tables, the usage plan and the fulfillment URL.
+        api: The API to sell, defined in the same stack. One that is defined by an OpenAPI document needs
+            ``gate``.
+        product: What the listing says.
+        support_contact: An email address or an https address, where buyers reach the seller.
+        seller_name: On pages and mails. Left out, the API's name.
+        logo_url: An https address of an image. Left out, pages have no logo.
+        sender: The address that mails come from. Left out, no mail is sent, and synthesis warns.
+        sender_identity: The verified SES identity that covers the sender. Left out, that of the address
+            itself.
+        throttle: How fast each key may call. Left out, the account's own limits apply.
+        quota: How many calls each key has in a period. Left out, keys are not limited.
+        method_throttles: Limits of single routes, such as ``{"GET /v1/search": Throttle(...)}``, at most 20.
+        usage_plan_name: Shown in the console. Left out, CloudFormation makes up a name.
+        free_routes: Routes that anybody may call without a key, such as ``GET /v1/health``.
+        gate_cache_ttl: How long API Gateway keeps the gate's answers, 0 s to 1 h. Left out, 60 s.
+        gate: A gate that was made before, for an API that is defined by an OpenAPI document; it brings its
+            own free routes and cache time.
+        deployment: The API's deployment, where it was made with ``deploy=False``.
+        stage: The stage that buyers call. Left out, ``api.deployment_stage``.
+        api_url: Where buyers call the API, without a trailing slash. Left out, the stage's own address.
+        example_route: The route that the ready curl line calls, such as ``GET /v1/nouns``. Left out, the
+            shortest GET route that is sold and has no variables, else ``GET /``.
+        onboarding_throttle: Calls per second to the onboarding page in all. Left out, 20 with bursts of 40.
+        firewall_rate: Calls to the onboarding page per five minutes from one address.
+        domain_name: The seller's own domain for the onboarding page.
+        certificate: The domain's certificate, of the same Region.
+        metering_role: The account's metering role, ``MeteringRole.from_account(...)`` or that of another
+            SellableApi. Left out, native metering defines it here.
+        observe_every: How often AWS itself is asked for the state of each agreement, 1 h to 24 h in whole
+            hours. Left out, once a day.
+        alarm_topic: Told of dead letters. Left out, alarms only show their state.
+        removal_policy: What becomes of tables and logs when they leave the stack.
+
+    Raises:
+        MarketplaceConstructsError: All contradictions that show at once, together: MP-SALE-01 to MP-SALE-11,
+            MP-SELLER, MP-PLAN, MP-GATE, MP-ONBOARDING, MP-AGREEMENT.
+        RuntimeError: At synthesis, those that show when the app is complete: MP-GATE, MP-ROLE-01, MP-PLAN-07.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        api: apigateway.IRestApi,
+        product: Product,
+        support_contact: str,
+        seller_name: str | None = None,
+        logo_url: str | None = None,
+        sender: str | None = None,
+        sender_identity: ses.IEmailIdentity | None = None,
+        throttle: Throttle | None = None,
+        quota: Quota | None = None,
+        method_throttles: Mapping[str, Throttle] | None = None,
+        usage_plan_name: str | None = None,
+        free_routes: Sequence[str] = (),
+        gate_cache_ttl: cdk.Duration | None = None,
+        gate: Gate | None = None,
+        deployment: apigateway.Deployment | None = None,
+        stage: apigateway.Stage | None = None,
+        api_url: str | None = None,
+        example_route: str | None = None,
+        onboarding_throttle: Throttle | None = None,
+        firewall_rate: int = DEFAULT_FIREWALL_RATE,
+        domain_name: str | None = None,
+        certificate: certificatemanager.ICertificate | None = None,
+        metering_role: iam.IRole | None = None,
+        observe_every: cdk.Duration | None = None,
+        alarm_topic: sns.ITopic | None = None,
+        removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
+    ) -> None:
+        resource = cfn_rest_api(api)
+        seller = Seller(
+            seller_name=_api_name(resource) if seller_name is None else seller_name,
+            support_contact=support_contact,
+            logo_url=logo_url,
+            sender=sender,
+            sender_identity=sender_identity,
+        )
+        deployment = getattr(api, "latest_deployment", None) if deployment is None else deployment
+        stage = _stage_of(api) if stage is None else stage
+        refuse(
+            [
+                *_api_problems(scope, api, gate, deployment, stage),
+                *_gate_choice_problems(scope, gate, free_routes, gate_cache_ttl),
+                *_role_problems(product, metering_role),
+                *seller.problems(),
+                *limits_problems(throttle, quota, method_throttles or {}),
+                *gate_problems(free_routes, gate_cache_ttl or cdk.Duration.seconds(60)),
+                *agreements_problems(observe_every or cdk.Duration.hours(24)),
+                *onboarding_problems(
+                    example_route=example_route or "GET /",
+                    throttle=onboarding_throttle or DEFAULT_THROTTLE,
+                    firewall_rate=firewall_rate,
+                    domain_name=domain_name,
+                    certificate=certificate,
+                ),
+            ]
+        )
+        assert stage is not None
+        super().__init__(scope, construct_id)
+        self.api = api
+        self.stage = stage
+        self.product = product
+        self.api_url = _stage_url(stage) if api_url is None else api_url
+        """Where buyers call the API, without a trailing slash."""
+        self.gate = (
+            Gate(
+                self,
+                "Gate",
+                free_routes=free_routes,
+                cache_ttl=gate_cache_ttl,
+                removal_policy=removal_policy,
+            )
+            if gate is None
+            else gate
+        )
+        self.gate.guard_api(api, deployment=deployment)
+        self.usage_plan = MarketplaceUsagePlan(
+            self,
+            "UsagePlan",
+            api=api,
+            stage=stage,
+            product=product,
+            throttle=throttle,
+            quota=quota,
+            method_throttles=method_throttles,
+            usage_plan_name=usage_plan_name,
+            removal_policy=removal_policy,
+        )
+        self.metering_role = metering_role
+        if product.is_native and metering_role is None:
+            self.metering_role = MeteringRole(self, "MeteringRole")
+        self.agreements = Agreements(
+            self,
+            "Agreements",
+            product=product,
+            usage_plan=self.usage_plan.usage_plan,
+            keys_table=self.gate.keys_table,
+            seller=seller,
+            observe_every=observe_every,
+            alarm_topic=alarm_topic,
+            removal_policy=removal_policy,
+        )
+        self.subscription_events = SubscriptionEvents(
+            self,
+            "SubscriptionEvents",
+            agreements=self.agreements,
+            alarm_topic=alarm_topic,
+            removal_policy=removal_policy,
+        )
+        self.onboarding = Onboarding(
+            self,
+            "Onboarding",
+            agreements=self.agreements,
+            seller=seller,
+            api_url=self.api_url,
+            example_route=cdk.Lazy.uncached_string(_ExampleRoute(api, self.gate))
+            if example_route is None
+            else example_route,
+            throttle=onboarding_throttle,
+            firewall_rate=firewall_rate,
+            domain_name=domain_name,
+            certificate=certificate,
+            removal_policy=removal_policy,
+        )
+        self.fulfillment_url = self.onboarding.fulfillment_url
+        """The address that the listing names."""
+        if not product.is_native and product.pricing_model.has_usage:
+            cdk.Validations.of(self).add_warning(
+                "marketplace-constructs:MP-SALE-20",
+                f"MP-SALE-20: usage of product {product.product_code} is not billed: got pipeline metering, "
+                "which this version does not have yet; expected native metering, or a meter of your own "
+                "that calls BatchMeterUsage; do not publish the listing on this version alone, or "
+                "acknowledge this",
+            )
+
+    def grant_read_agreements(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let somebody list and show agreements: their facts, not their contacts."""
+        return self.agreements.grant_read(grantee)
+
+    def metric_count(
+        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
+    ) -> cloudwatch.Metric:
+        """Calls to the sold API (Count)."""
+        return self.stage.metric_count(period=period, statistic=statistic)
+
+    def metric_client_error(
+        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
+    ) -> cloudwatch.Metric:
+        """Answers of 400 to 499 (4XXError), also those of the gate and of the limits."""
+        return self.stage.metric_client_error(period=period, statistic=statistic)
+
+    def metric_server_error(
+        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
+    ) -> cloudwatch.Metric:
+        """Answers of 500 to 599 (5XXError)."""
+        return self.stage.metric_server_error(period=period, statistic=statistic)
+
+    def metric_latency(
+        self, *, period: cdk.Duration | None = None, statistic: str = "p99"
+    ) -> cloudwatch.Metric:
+        """From a call's arrival to its answer, the gate included, in milliseconds (Latency)."""
+        return self.stage.metric_latency(period=period, statistic=statistic)
+
+
+@jsii.implements(cdk.IStringProducer)
+class _ExampleRoute:
+    """A route to try the key on, chosen when the API is complete."""
+
+    def __init__(self, api: apigateway.IRestApi, gate: Gate) -> None:
+        self._api = api
+        self._gate = gate
+
+    def produce(self, _context: cdk.IResolveContext) -> str:
+        sold = routes_of(self._api) - set(self._gate.free_routes)
+        fit = [route for route in sold if route.startswith("GET ") and "{" not in route]
+        return min(fit, key=lambda route: (len(route), route), default="GET /")
+
+
+def _stage_of(api: apigateway.IRestApi) -> apigateway.Stage | None:
+    """The API's own stage; None with ``deploy=False``, where CDK raises until one is assigned."""
+    if cfn_rest_api(api) is None:
+        return None
+    try:
+        return api.deployment_stage
+    except (RuntimeError, TypeError):
+        return None
+
+
+def _stage_url(stage: apigateway.Stage) -> str:
+    stack = cdk.Stack.of(stage)
+    host = f"{stage.rest_api.rest_api_id}.execute-api.{stack.region}.{stack.url_suffix}"
+    return f"https://{host}/{stage.stage_name}"
+
+
+def _api_name(resource: apigateway.CfnRestApi | None) -> str:
+    name = None if resource is None else resource.name
+    return "API" if name is None else name
+
+
+def _api_problems(
+    scope: Construct,
+    api: apigateway.IRestApi,
+    gate: Gate | None,
+    deployment: apigateway.Deployment | None,
+    stage: apigateway.Stage | None,
+) -> Iterator[Problem]:
+    stack = cdk.Stack.of(scope)
+    resource = cfn_rest_api(api)
+    if stack.nested:
+        yield Problem(
+            "MP-SALE-03",
+            f"stack of SellableApi, got the nested stack {stack.node.path}; expected a stack of its own, "
+            "since the template of a nested one would go round in a circle; define API and SellableApi in "
+            "the parent stack",
+        )
+    if resource is None:
+        yield Problem(
+            "MP-SALE-01",
+            f"api {api.node.path}, got an imported API; expected one that is defined in the stack of "
+            "SellableApi, since an imported one has no methods to guard; define it there with RestApi, or "
+            "with SpecRestApi from gate.guard(document)",
+        )
+        return
+    if cdk.Stack.of(api) is not stack:
+        yield Problem(
+            "MP-SALE-02",
+            f"api {api.node.path}, got an API of stack {cdk.Stack.of(api).node.path}; expected one of "
+            f"{stack.node.path}, since two stacks would depend on each other; define SellableApi in the "
+            "API's stack",
+        )
+    if deployment is None or deployment.api.node.path != api.node.path:
+        yield Problem(
+            "MP-SALE-04",
+            f"deployment of {api.node.path}, got {'none' if deployment is None else 'one of another API'}; "
+            "expected the API's, whose id has to change with the gate; give deployment= the Deployment that "
+            "you make with deploy=False",
+        )
+    if stage is None or stage.rest_api.node.path != api.node.path:
+        yield Problem(
+            "MP-SALE-05",
+            f"stage of {api.node.path}, got {'none' if stage is None else 'one of another API'}; expected "
+            "the one that buyers call; give stage=, or set api.deployment_stage",
+        )
+    if resource.body_s3_location is not None:
+        yield Problem(
+            "MP-SALE-10",
+            f"api {api.node.path}, got an OpenAPI document that lies in S3; expected one inside the "
+            "template, which the gate can guard; use ApiDefinition.from_inline(gate.guard(document))",
+        )
+    elif resource.body is not None and gate is None:
+        yield Problem(
+            "MP-SALE-09",
+            f"api {api.node.path}, got an OpenAPI document and no gate; expected the gate that guarded it; "
+            "make Gate first, the API of ApiDefinition.from_inline(gate.guard(document)), and give gate=",
+        )
+
+
+def _gate_choice_problems(
+    scope: Construct, gate: Gate | None, free_routes: Sequence[str], cache_ttl: cdk.Duration | None
+) -> Iterator[Problem]:
+    if gate is None:
+        return
+    if free_routes or cache_ttl is not None:
+        yield Problem(
+            "MP-SALE-08",
+            "free_routes or gate_cache_ttl, got them together with gate; expected one or the other; give "
+            "them to the Gate",
+        )
+    if cdk.Stack.of(gate) is not cdk.Stack.of(scope):
+        yield Problem(
+            "MP-SALE-11",
+            f"gate {gate.node.path}, got one of stack {cdk.Stack.of(gate).node.path}; expected one of the "
+            "stack of SellableApi; define it there",
+        )
+
+
+def _role_problems(product: Product, metering_role: iam.IRole | None) -> Iterator[Problem]:
+    if metering_role is None:
+        return
+    if not product.is_native:
+        yield Problem(
+            "MP-SALE-06",
+            f"metering_role, got one for product {product.product_code} with pipeline metering; expected it "
+            "with native metering only, since AWS bills two meters twice; remove it",
+        )
+    name = metering_role.role_name
+    if not isinstance(metering_role, MeteringRole) and not is_token(name) and name != ROLE_NAME:
+        yield Problem(
+            "MP-SALE-07",
+            f"metering_role, got the role {name}; expected {ROLE_NAME}, by which API Gateway finds it; use "
+            "MeteringRole.from_account(...)",
+        )

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+from typing import Any
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import assertions
+from aws_cdk import aws_certificatemanager as certificatemanager
+from templates import MakeApp, Template, environment, methods
+from test_agreements import CONTRACT, SELLER, define
+
+from marketplace_constructs import MarketplaceConstructsError, Onboarding, Seller, Throttle
+from marketplace_constructs.runtime.settings import OnboardingSettings
+
+CERTIFICATE = "arn:aws:acm:us-east-1:111122223333:certificate/11112222-3333-4444-5555-666677778888"
+FULL_SELLER = Seller(
+    seller_name="Example Ltd.",
+    support_contact="https://example.com/help",
+    logo_url="https://example.com/logo.png",
+    sender="noreply@example.com",
+)
+
+
+def onboarding_of(stack: cdk.Stack, **options: Any) -> Onboarding:
+    agreements = define(stack, product=options.pop("product", CONTRACT))
+    required = {"seller": SELLER, "api_url": "https://api.example.com/prod", "example_route": "GET /v1/items"}
+    return Onboarding(stack, "Onboarding", agreements=agreements, **{**required, **options})
+
+
+@pytest.fixture(scope="module")
+def plain(make_app: MakeApp) -> tuple[Template, Onboarding]:
+    stack = cdk.Stack(make_app(), "Plain")
+    onboarding = onboarding_of(stack)
+    return Template(stack), onboarding
+
+
+@pytest.fixture(scope="module")
+def full(make_app: MakeApp) -> tuple[Template, Onboarding]:
+    """Every prop, with values of their own."""
+    stack = cdk.Stack(make_app(), "Full")
+    onboarding = onboarding_of(
+        stack,
+        seller=FULL_SELLER,
+        api_url="https://nouns.example.com",
+        example_route="GET /v1/samples",
+        throttle=Throttle(rate_limit=21, burst_limit=22),
+        firewall_rate=23,
+        domain_name="buy.example.com",
+        certificate=certificatemanager.Certificate.from_certificate_arn(stack, "Certificate", CERTIFICATE),
+        removal_policy=cdk.RemovalPolicy.DESTROY,
+    )
+    return Template(stack), onboarding
+
+
+def test_the_page_is_an_api_of_its_own_with_its_routes_and_no_others(
+    plain: tuple[Template, Onboarding],
+) -> None:
+    template, onboarding = plain
+    found = dict(methods(template, onboarding.api))
+    assert sorted(found) == [
+        "GET /",
+        "GET /agreement",
+        "POST /contact",
+        "POST /key",
+        "POST /register",
+        "POST /rotation",
+    ]
+    assert {method["AuthorizationType"] for method in found.values()} == {"NONE"}
+    assert not any(method.get("ApiKeyRequired") for method in found.values())
+
+
+def test_nothing_writes_down_what_buyers_send(plain: tuple[Template, Onboarding]) -> None:
+    stage = plain[0].only("AWS::ApiGateway::Stage")["Properties"]
+    assert "AccessLogSetting" not in stage
+    [settings] = stage["MethodSettings"]
+    assert settings["DataTraceEnabled"] is False
+    assert settings["LoggingLevel"] == "OFF"
+    assert not plain[0].of_type("AWS::ApiGateway::Account")
+
+
+@pytest.mark.parametrize(("which", "rate", "burst"), [("plain", 20, 40), ("full", 21, 22)])
+def test_the_page_has_a_throttle_of_its_own(
+    request: pytest.FixtureRequest, which: str, rate: int, burst: int
+) -> None:
+    [settings] = request.getfixturevalue(which)[0].only("AWS::ApiGateway::Stage")["Properties"][
+        "MethodSettings"
+    ]
+    assert (settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"]) == (rate, burst)
+    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
+
+
+@pytest.mark.parametrize(("which", "rate"), [("plain", 300), ("full", 23)])
+def test_the_firewall_counts_calls_per_address_and_looks_at_nothing_else(
+    request: pytest.FixtureRequest, which: str, rate: int
+) -> None:
+    acl = request.getfixturevalue(which)[0].only("AWS::WAFv2::WebACL")["Properties"]
+    assert acl["Scope"] == "REGIONAL"
+    assert acl["DefaultAction"] == {"Allow": {}}
+    [rule] = acl["Rules"]
+    assert rule["Statement"] == {"RateBasedStatement": {"AggregateKeyType": "IP", "Limit": rate}}
+    assert rule["Action"] == {"Block": {}}
+
+
+def test_the_firewall_stands_before_the_page(plain: tuple[Template, Onboarding]) -> None:
+    template, onboarding = plain
+    association = template.only("AWS::WAFv2::WebACLAssociation")["Properties"]
+    stage = template.logical_id(onboarding.api.deployment_stage)
+    api = template.logical_id(onboarding.api)
+    assert association["ResourceArn"].endswith(
+        f":apigateway:${{AWS::Region}}::/restapis/${{{api}}}/stages/${{{stage}}}"
+    )
+    [acl] = template.of_type("AWS::WAFv2::WebACL")
+    assert association["WebACLArn"] == f"${{{acl}.Arn}}"
+
+
+def test_the_secret_is_made_here_and_renewed_every_30_days_by_its_own_function(
+    plain: tuple[Template, Onboarding],
+) -> None:
+    template, _ = plain
+    secret = template.only("AWS::SecretsManager::Secret")["Properties"]
+    assert secret["GenerateSecretString"] == {"ExcludePunctuation": True, "PasswordLength": 64}
+    schedule = template.only("AWS::SecretsManager::RotationSchedule")["Properties"]
+    assert schedule["RotationRules"] == {"ScheduleExpression": "rate(30 days)"}
+    [name] = [name for name in template.of_type("AWS::Lambda::Function") if "SigningSecretFunction" in name]
+    assert schedule["RotationLambdaARN"] == f"${{{name}.Arn}}"
+    function = template.only("AWS::Lambda::Function", "SigningSecretFunction")["Properties"]
+    assert function["Handler"] == "marketplace_constructs.runtime.onboarding.signing_secret.handler"
+
+
+def test_nobody_may_delete_the_secret_by_accident(plain: tuple[Template, Onboarding]) -> None:
+    policy = plain[0].only("AWS::SecretsManager::ResourcePolicy")["Properties"]["ResourcePolicy"]
+    [statement] = policy["Statement"]
+    assert (statement["Effect"], statement["Action"]) == ("Deny", "secretsmanager:DeleteSecret")
+
+
+def test_the_page_may_read_the_secret_and_only_its_function_may_change_it(
+    plain: tuple[Template, Onboarding],
+) -> None:
+    template, onboarding = plain
+    secret = f"${{{template.logical_id(onboarding.signing_secret)}}}"
+    assert template.actions("OnboardingFunctionRole")[secret] == {"secretsmanager:GetSecretValue"}
+    assert template.actions("SigningSecretFunctionRole")[secret] == {
+        "secretsmanager:DescribeSecret",
+        "secretsmanager:GetSecretValue",
+        "secretsmanager:PutSecretValue",
+        "secretsmanager:UpdateSecretVersionStage",
+    }
+
+
+def test_the_page_may_resolve_customers_keep_contacts_and_change_access(
+    plain: tuple[Template, Onboarding],
+) -> None:
+    actions = plain[0].actions("OnboardingFunctionRole")
+    assert actions["*"] - {"xray:PutTelemetryRecords", "xray:PutTraceSegments"} == {
+        "aws-marketplace:GetEntitlements",
+        "aws-marketplace:ResolveCustomer",
+    }
+    [contacts] = [allowed for resource, allowed in actions.items() if "Contacts" in resource]
+    assert contacts == {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"}
+    [facts] = [allowed for resource, allowed in actions.items() if "Facts" in resource]
+    assert facts == {"dynamodb:PutItem", "dynamodb:Query"}
+    assert "ses:SendEmail" not in set().union(*actions.values())
+
+
+def test_mail_may_be_sent_as_the_sender_only(full: tuple[Template, Onboarding]) -> None:
+    [resource] = [r for r, a in full[0].actions("OnboardingFunctionRole").items() if "ses:SendEmail" in a]
+    assert (
+        resource == "arn:${AWS::Partition}:ses:${AWS::Region}:${AWS::AccountId}:identity/noreply@example.com"
+    )
+
+
+def test_the_function_reads_back_what_the_construct_was_told(full: tuple[Template, Onboarding]) -> None:
+    template, onboarding = full
+    function = template.only("AWS::Lambda::Function", "OnboardingFunction")
+    assert function["Properties"]["Handler"] == "marketplace_constructs.runtime.onboarding.handler.handler"
+    assert function["Properties"]["Timeout"] < 29
+    settings = OnboardingSettings.from_environment(environment(function))
+    assert settings.signing_secret == f"${{{template.logical_id(onboarding.signing_secret)}}}"
+    assert settings.product_code == "contract123"
+    assert settings.contacts_table.startswith("${AgreementsContacts")
+    assert settings.seller_name == "Example Ltd."
+    assert settings.logo_url == "https://example.com/logo.png"
+    assert settings.support_contact == "https://example.com/help"
+    assert settings.api_url == "https://nouns.example.com"
+    assert settings.example_route == "GET /v1/samples"
+    assert settings.sender == "noreply@example.com"
+
+
+def test_the_fulfillment_url_is_told_and_nothing_beside_it(plain: tuple[Template, Onboarding]) -> None:
+    template, _ = plain
+    [(name, output)] = template.raw["Outputs"].items()
+    assert "FulfillmentUrl" in name
+    assert str(output["Value"]["Fn::Join"][1][-1]).endswith("/register")
+
+
+def test_a_domain_of_the_sellers_own_is_the_fulfillment_url_and_the_other_goes_on(
+    full: tuple[Template, Onboarding],
+) -> None:
+    template, onboarding = full
+    assert onboarding.fulfillment_url == "https://buy.example.com/register"
+    domain = template.only("AWS::ApiGateway::DomainName")["Properties"]
+    assert domain["DomainName"] == "buy.example.com"
+    assert domain["RegionalCertificateArn"] == CERTIFICATE
+    assert domain["SecurityPolicy"] == "TLS_1_2"
+    assert "DisableExecuteApiEndpoint" not in template.only("AWS::ApiGateway::RestApi")["Properties"]
+    assert template.only("AWS::ApiGateway::BasePathMapping")
+
+
+def test_the_removal_policy_reaches_the_logs(
+    full: tuple[Template, Onboarding], plain: tuple[Template, Onboarding]
+) -> None:
+    for part in ("OnboardingFunction", "SigningSecretFunction"):
+        assert full[0].only("AWS::Logs::LogGroup", part)["DeletionPolicy"] == "Delete"
+        assert plain[0].only("AWS::Logs::LogGroup", part)["DeletionPolicy"] == "Retain"
+
+
+def test_missing_mail_is_warned_of_and_can_be_acknowledged(
+    plain: tuple[Template, Onboarding], full: tuple[Template, Onboarding]
+) -> None:
+    def is_warned(onboarding: Onboarding) -> bool:
+        found = assertions.Annotations.from_stack(cdk.Stack.of(onboarding)).find_warning(
+            "*", assertions.Match.string_like_regexp("MP-ONBOARDING-04")
+        )
+        return bool(found)
+
+    assert is_warned(plain[1])
+    assert not is_warned(full[1])
+
+
+def test_metrics_are_of_the_pages_stage(plain: tuple[Template, Onboarding]) -> None:
+    _, onboarding = plain
+    names = [
+        metric().metric_name
+        for metric in (
+            onboarding.metric_count,
+            onboarding.metric_client_error,
+            onboarding.metric_server_error,
+        )
+    ]
+    assert names == ["Count", "4XXError", "5XXError"]
+
+
+def test_fails_when_props_contradict_each_other_all_together(make_app: MakeApp) -> None:
+    with pytest.raises(MarketplaceConstructsError) as error:
+        onboarding_of(
+            cdk.Stack(make_app(), "S"),
+            example_route="v1/items",
+            throttle=Throttle(rate_limit=0, burst_limit=1),
+            firewall_rate=9,
+            domain_name="buy.example.com",
+            seller=Seller(seller_name="Example", support_contact="nobody"),
+        )
+    assert error.value.codes == (
+        "MP-SELLER-02",
+        "MP-PLAN-05",
+        "MP-PLAN-01",
+        "MP-ONBOARDING-01",
+        "MP-ONBOARDING-02",
+    )
+
+
+def test_fails_when_a_certificate_has_no_domain(make_app: MakeApp) -> None:
+    stack = cdk.Stack(make_app(), "S")
+    certificate = certificatemanager.Certificate.from_certificate_arn(stack, "Certificate", CERTIFICATE)
+    with pytest.raises(MarketplaceConstructsError, match="MP-ONBOARDING-03"):
+        onboarding_of(stack, certificate=certificate)
