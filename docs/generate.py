@@ -67,10 +67,8 @@ def errors() -> str:
     found: dict[str, str] = {}
     for path in sorted((ROOT / "marketplace_constructs").rglob("*.py")):
         for code, what in messages(ast.parse(path.read_text())):
-            what = re.sub(r"(?:… ?)+", "… ", what).strip()
-            what = re.sub(r"… ([^\w(])", r"…\1", what)
-            if len(what) > len(found.get(code, "")):
-                found[code] = what
+            shown = re.sub(r"… ([^\w(])", r"…\1", re.sub(r"(?:… ?)+", "… ", what).strip())
+            found[code] = max(found.get(code, ""), shown, key=len)
     page = [ERRORS]
     for area, title in sorted(AREAS.items()):
         page.append(f"\n## {title}\n\n| code | what, and what to do |\n|---|---|\n")
@@ -84,16 +82,16 @@ def errors() -> str:
 COMMANDS = """# The command line
 
 `sellable` is thin over the library. Every command writes its results to standard output and its progress to standard
-error, takes `--format text` or `json` (which has a `schema_version`), and exits with 0 where all is well, 1 with findings,
-2 when it was called wrongly, 3 when it could not check. What could not be checked is never shown as passed. This page is
-made from the commands' own help, by `python docs/generate.py`.
+error, takes `--format text` or `json` (which has a `schema_version`), and exits with 0 where all is well, 1 with
+findings, 2 when it was called wrongly, 3 when it could not check. What could not be checked is never shown as passed.
+This page is made from the commands' own help, by `python docs/generate.py`.
 """
 
 CONTROL = """
 ## The control calls of `sellable rehearse --serve`
 
-`--serve` keeps the local AWS, the stand-in for AWS Marketplace and the front of the sold APIs up, and prints one JSON line
-with every address, id and stack output. At its `control_url` the stand-in takes these calls, JSON in and out:
+`--serve` keeps the local AWS, the stand-in for AWS Marketplace and the front of the sold APIs up, and prints one JSON
+line with every address, id and stack output. At its `control_url` the stand-in takes these calls, JSON in and out:
 
 """
 

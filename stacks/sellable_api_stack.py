@@ -27,8 +27,7 @@ _AS_IT_SHOULD_BE: Final = {
     },
     "Search": {
         (
-            "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/"
-            "service-role/AWSLambdaBasicExecutionRole]"
+            "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole]"
         ): "AWS's own policy for a function that writes its log and calls nothing",
         "AwsSolutions-L1": "the runtime that the rest of the stack has",
     },
@@ -99,9 +98,7 @@ class SellableApiStack(cdk.Stack):
         self.sale.onboarding.fulfillment_url_output.override_logical_id("FulfillmentUrl")
         for child, reasons in _AS_IT_SHOULD_BE.items():
             for rule, reason in reasons.items():
-                cdk.Validations.of(self.node.find_child(child)).acknowledge(
-                    cdk.Acknowledgment(id=rule, reason=reason)
-                )
+                cdk.Validations.of(self.node.find_child(child)).acknowledge(cdk.Acknowledgment(id=rule, reason=reason))
         for name, value in self._outputs().items():
             cdk.CfnOutput(self, name, value=value)
 

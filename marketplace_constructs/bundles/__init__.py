@@ -118,13 +118,21 @@ def _own_files() -> dict[str, bytes]:
 
 
 def _library_files(libraries: Path) -> Iterator[tuple[str, Path]]:
-    """The libraries less what never runs: compiled speed-ups, which would tie the bundle to one processor (their
-    Python counterparts take over), service models of other services, tests, and records of the installation."""
+    """The libraries less what never runs.
+
+    That is: compiled speed-ups, which would tie the bundle to one processor (their Python counterparts take over),
+    models of services that are not used, and records of the installation.
+    """
     for path in libraries.rglob("*"):
         parts = path.relative_to(libraries).parts
         if not path.is_file() or path.suffix in {".so", ".pyc", ".pyi"} or parts[0] == "bin":
             continue
-        if parts[0].endswith(".dist-info") and path.name not in {"METADATA", "LICENSE", "LICENSE.txt", "NOTICE"}:
+        if parts[0].endswith(".dist-info") and path.name not in {
+            "METADATA",
+            "LICENSE",
+            "LICENSE.txt",
+            "NOTICE",
+        }:
             continue
         if parts[:2] == ("botocore", "data") and len(parts) > 3 and parts[2] not in _SERVICES:
             continue
@@ -140,7 +148,7 @@ def _libraries(bundle: Bundle) -> Path:
     if target.exists():
         return target
     try:
-        from uv import find_uv_bin
+        from uv import find_uv_bin  # noqa: PLC0415  # whoever installed the wheel builds nothing and needs no uv
     except ImportError:
         raise BundleError("uv is not installed; run: pip install 'marketplace-constructs[rehearsal]'") from None
     target.parent.mkdir(parents=True, exist_ok=True)

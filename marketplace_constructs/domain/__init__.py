@@ -1,1 +1,1 @@
-"""What a sale is made of: products, agreements, usage plans. Pure and frozen; standard library only, no clock, no I/O."""
+"""What a sale is made of: products, agreements, usage plans. Pure and frozen; standard library only, no I/O."""

@@ -213,16 +213,12 @@ def agreements_of(facts: Iterable[Fact], *, product: ProductTerms, now: datetime
         product: The product that is sold.
         now: Decides what has expired.
     """
-    distinct = sorted(
-        {fact.id: fact for fact in facts}.values(), key=lambda fact: (fact.at, fact.kind, fact.id)
-    )
+    distinct = sorted({fact.id: fact for fact in facts}.values(), key=lambda fact: (fact.at, fact.kind, fact.id))
     ours = [fact for fact in distinct if fact.product_code in {None, product.product_code}]
     histories = _legacy_histories(ours) if product.is_legacy else _concurrent_histories(ours)
     _link(histories)
     return tuple(
-        _settle(history, histories, product=product, now=now)
-        for history in histories.values()
-        if history.is_ours
+        _settle(history, histories, product=product, now=now) for history in histories.values() if history.is_ours
     )
 
 
@@ -389,9 +385,7 @@ def _descendants(history: _History, histories: Mapping[str, _History]) -> list[_
     return descendants
 
 
-def _settle(
-    history: _History, histories: Mapping[str, _History], *, product: ProductTerms, now: datetime
-) -> Agreement:
+def _settle(history: _History, histories: Mapping[str, _History], *, product: ProductTerms, now: datetime) -> Agreement:
     """The state of one agreement."""
     chain = _chain(history, histories)
     descendants = _descendants(history, histories)
@@ -503,9 +497,7 @@ def _keys(chain: Sequence[_History]) -> tuple[Key, ...]:
         elif fact.kind is FactKind.KEY_ABANDONED:
             key = replace(key, is_abandoned=True)
         elif fact.kind is FactKind.KEY_RETIRED and fact.takes_effect_at is not None:
-            retire_at = (
-                fact.takes_effect_at if key.retire_at is None else min(key.retire_at, fact.takes_effect_at)
-            )
+            retire_at = fact.takes_effect_at if key.retire_at is None else min(key.retire_at, fact.takes_effect_at)
             key = replace(key, retire_at=retire_at)
         keys[key.sha256] = key
     return tuple(sorted(keys.values(), key=lambda key: (key.issued_at, key.number)))

@@ -72,7 +72,8 @@ class Reading:
 def topic_names(product: ProductTerms) -> tuple[str, ...]:
     """Names of the SNS topics of a legacy product; the second only where its pricing has contracts.
 
-    Source: seller guide, SaaS notifications (read 2026-11-21)."""
+    Source: seller guide, SaaS notifications (read 2026-11-21).
+    """
     kinds = ("subscription", "entitlement") if product.pricing_model.has_contract else ("subscription",)
     return tuple(f"aws-mp-{kind}-notification-{product.product_code}" for kind in kinds)
 
@@ -104,9 +105,7 @@ def _read_event(event: Mapping[str, object], product: ProductTerms) -> Reading |
     if kind in {FactKind.ACTIVATED, FactKind.DEPROVISIONED} and product_code is None:
         raise MalformedEvent(f"{subject}: detail.product.code is missing")
     agreement = _members(detail, "agreement", None if kind is not FactKind.NOTED else {})
-    is_unknown = (
-        kind is FactKind.NOTED and subject not in _WITHOUT_EFFECT and "Cancellation Request" not in subject
-    )
+    is_unknown = kind is FactKind.NOTED and subject not in _WITHOUT_EFFECT and "Cancellation Request" not in subject
     acceptor = _members(detail, "acceptor", None if kind is not FactKind.NOTED else {})
     fact = Fact(
         id=f"{detail_type}#{_optional(detail, 'requestId') or _text(event, 'id')}",
@@ -153,9 +152,7 @@ def _read_notification(envelope: Mapping[str, object], product: ProductTerms) ->
         offer_id=_optional(message, "offer-identifier"),
         note=action if kind is FactKind.NOTED else None,
     )
-    return Reading(
-        fact=fact, changes_entitlements=entitlement, is_unknown=kind is FactKind.NOTED and not entitlement
-    )
+    return Reading(fact=fact, changes_entitlements=entitlement, is_unknown=kind is FactKind.NOTED and not entitlement)
 
 
 def _text(members: Mapping[str, object], name: str) -> str:

@@ -27,15 +27,14 @@ from marketplace_constructs.infrastructure.seller import Seller
 from marketplace_constructs.infrastructure.usage_plan import usage_plan_arn
 from marketplace_constructs.runtime.settings import (
     METRICS_NAMESPACE,
+    METRICS_SERVICE,
     AgreementsSettings,
     ReconciliationSettings,
 )
 
-METRICS_SERVICE: Final = "sellable-api"
-"""The dimension of the functions' metrics, as runtime.observability has it."""
-
 _HOURS_A_DAY: Final = 24
-_ATTENTION: Final = ("AgreementNeedsAttention", "MalformedEvent", "UnknownEvent")
+_ATTENTION: Final = ("AgreementNeedsAttention", "Faults", "MalformedEvent", "ProductCodeDrift", "UnknownEvent")
+"""Counts of the functions that nobody may overlook: each names itself in the log."""
 
 
 class Agreements(Construct):
@@ -87,9 +86,7 @@ class Agreements(Construct):
             sort_key="fact",
             removal_policy=removal_policy,
         )
-        self.contacts_table = self._table(
-            "Contacts", partition_key="agreement", removal_policy=removal_policy
-        )
+        self.contacts_table = self._table("Contacts", partition_key="agreement", removal_policy=removal_policy)
         self.settings = AgreementsSettings(
             product_code=product.product_code,
             agreement_kind=product.agreement_kind,
@@ -144,9 +141,7 @@ class Agreements(Construct):
 
     def grant_keep_contacts(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let a function read and write the contact of one agreement, but not list them."""
-        return self.contacts_table.grant(
-            grantee, "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"
-        )
+        return self.contacts_table.grant(grantee, "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem")
 
     def metric_reconciliation_errors(
         self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
@@ -204,8 +199,8 @@ class Agreements(Construct):
         ).create_alarm(
             self,
             "Attention",
-            alarm_description="an agreement's notification or state is of a kind unknown to the software: "
-            "read the functions' logs, sellable agreements show BUYER, and decide",
+            alarm_description="an agreement or notice of an unknown kind, a page that failed, or a product code that "
+            "had drifted: read the functions' logs, sellable agreements show, and decide",
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
             evaluation_periods=1,
             threshold=1,
@@ -264,9 +259,7 @@ class Agreements(Construct):
             "Hourly",
             description="Starts the reconciliation of access with the agreements",
             schedule=events.Schedule.rate(cdk.Duration.hours(1)),
-            targets=[
-                events_targets.LambdaFunction(self.reconciliation, dead_letter_queue=self.dead_letters.queue)
-            ],
+            targets=[events_targets.LambdaFunction(self.reconciliation, dead_letter_queue=self.dead_letters.queue)],
         )
 
 

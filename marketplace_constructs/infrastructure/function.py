@@ -44,9 +44,7 @@ def runtime_function(
         removal_policy: What becomes of the log group when it leaves the stack.
     """
     namespace = Construct(scope, construct_id)
-    log_group = logs.LogGroup(
-        namespace, "Logs", retention=logs.RetentionDays.ONE_YEAR, removal_policy=removal_policy
-    )
+    log_group = logs.LogGroup(namespace, "Logs", retention=logs.RetentionDays.ONE_YEAR, removal_policy=removal_policy)
     role = iam.Role(namespace, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
     log_group.grant_write(role)
     acknowledge_wildcard(

@@ -177,15 +177,11 @@ class Gate(Construct):
         )
         return guarded
 
-    def metric_duration(
-        self, *, period: cdk.Duration | None = None, statistic: str = "p99"
-    ) -> cloudwatch.Metric:
+    def metric_duration(self, *, period: cdk.Duration | None = None, statistic: str = "p99") -> cloudwatch.Metric:
         """How long the gate's function takes, in milliseconds; answers from the cache are not in it."""
         return self.function.metric_duration(period=period, statistic=statistic)
 
-    def metric_errors(
-        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
-    ) -> cloudwatch.Metric:
+    def metric_errors(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Calls of the gate's function that failed; each shut a buyer out."""
         return self.function.metric_errors(period=period, statistic=statistic)
 
@@ -231,9 +227,7 @@ class Gate(Construct):
     def _is_open(self, route: str, operation: Operation) -> bool:
         return route in self.free_routes or is_preflight_operation(route, operation)
 
-    def _method_problems(
-        self, api: apigateway.IRestApi, authorizer: apigateway.CfnAuthorizer
-    ) -> Iterator[Problem]:
+    def _method_problems(self, api: apigateway.IRestApi, authorizer: apigateway.CfnAuthorizer) -> Iterator[Problem]:
         """What the Aspect left as it was because it contradicts the gate, or never came to."""
         yield from self._free_route_problems(routes_of(api))
         for route, method in methods_of(api):
@@ -285,9 +279,7 @@ class Gate(Construct):
             if operation.get("security") == []:
                 yield _open_problem(route, "security: []")
             for name in sorted(
-                {n for requirement in security for n in requirement} & foreign
-                if isinstance(security, list)
-                else ()
+                {n for requirement in security for n in requirement} & foreign if isinstance(security, list) else ()
             ):
                 yield _authorizer_problem(route, name)
         if document.get(_KEY_SOURCE, "HEADER") != "HEADER":

@@ -154,21 +154,15 @@ class Onboarding(Construct):
                 "verified",
             )
 
-    def metric_count(
-        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
-    ) -> cloudwatch.Metric:
+    def metric_count(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Calls to the page (Count)."""
         return self.api.deployment_stage.metric_count(period=period, statistic=statistic)
 
-    def metric_client_error(
-        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
-    ) -> cloudwatch.Metric:
+    def metric_client_error(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Answers of 400 to 499 (4XXError)."""
         return self.api.deployment_stage.metric_client_error(period=period, statistic=statistic)
 
-    def metric_server_error(
-        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
-    ) -> cloudwatch.Metric:
+    def metric_server_error(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Answers of 500 to 599 (5XXError); each is a buyer who was turned away."""
         return self.api.deployment_stage.metric_server_error(period=period, statistic=statistic)
 
@@ -177,9 +171,7 @@ class Onboarding(Construct):
             self,
             "SigningSecret",
             description="Signs the sessions of the onboarding page",
-            generate_secret_string=secretsmanager.SecretStringGenerator(
-                exclude_punctuation=True, password_length=64
-            ),
+            generate_secret_string=secretsmanager.SecretStringGenerator(exclude_punctuation=True, password_length=64),
         )
         rotation = runtime_function(
             self,
@@ -189,9 +181,7 @@ class Onboarding(Construct):
             timeout=cdk.Duration.minutes(1),
             removal_policy=removal_policy,
         )
-        secret.add_rotation_schedule(
-            "Rotation", automatically_after=cdk.Duration.days(30), rotation_lambda=rotation
-        )
+        secret.add_rotation_schedule("Rotation", automatically_after=cdk.Duration.days(30), rotation_lambda=rotation)
         return secret
 
     def _grant(self, agreements: Agreements, seller: Seller) -> None:
@@ -254,9 +244,7 @@ class Onboarding(Construct):
                 )
             ],
             scope="REGIONAL",
-            visibility_config=wafv2.CfnWebACL.VisibilityConfigProperty(
-                metric_name="onboarding", **visibility
-            ),
+            visibility_config=wafv2.CfnWebACL.VisibilityConfigProperty(metric_name="onboarding", **visibility),
         )
         wafv2.CfnWebACLAssociation(
             self,
@@ -288,8 +276,7 @@ def onboarding_problems(
     if domain_name is not None and certificate is None:
         yield Problem(
             "MP-ONBOARDING-02",
-            f"domain_name, got {domain_name!r} without a certificate; expected both; give the domain's "
-            "certificate",
+            f"domain_name, got {domain_name!r} without a certificate; expected both; give the domain's certificate",
         )
     if domain_name is None and certificate is not None:
         yield Problem(

@@ -226,27 +226,19 @@ class SellableApi(Construct):
         """Let somebody list and show agreements: their facts, not their contacts."""
         return self.agreements.grant_read(grantee)
 
-    def metric_count(
-        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
-    ) -> cloudwatch.Metric:
+    def metric_count(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Calls to the sold API (Count)."""
         return self.stage.metric_count(period=period, statistic=statistic)
 
-    def metric_client_error(
-        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
-    ) -> cloudwatch.Metric:
+    def metric_client_error(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Answers of 400 to 499 (4XXError), also those of the gate and of the limits."""
         return self.stage.metric_client_error(period=period, statistic=statistic)
 
-    def metric_server_error(
-        self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
-    ) -> cloudwatch.Metric:
+    def metric_server_error(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Answers of 500 to 599 (5XXError)."""
         return self.stage.metric_server_error(period=period, statistic=statistic)
 
-    def metric_latency(
-        self, *, period: cdk.Duration | None = None, statistic: str = "p99"
-    ) -> cloudwatch.Metric:
+    def metric_latency(self, *, period: cdk.Duration | None = None, statistic: str = "p99") -> cloudwatch.Metric:
         """From a call's arrival to its answer, the gate included, in milliseconds (Latency)."""
         return self.stage.metric_latency(period=period, statistic=statistic)
 

@@ -41,9 +41,7 @@ class Seller:
     def problems(self) -> Iterator[Problem]:
         """All that is wrong with it."""
         if not self.seller_name.strip():
-            yield Problem(
-                "MP-SELLER-01", "seller_name, got it blank; expected a name; give the one your listing shows"
-            )
+            yield Problem("MP-SELLER-01", "seller_name, got it blank; expected a name; give the one your listing shows")
         if not _EMAIL.fullmatch(self.support_contact) and not _HTTPS.fullmatch(self.support_contact):
             yield Problem(
                 "MP-SELLER-02",

@@ -114,9 +114,7 @@ class SubscriptionEvents(Construct):
         self, *, period: cdk.Duration | None = None, statistic: str = "Maximum"
     ) -> cloudwatch.Metric:
         """How many notifications could not be handled."""
-        return self.dead_letters.queue.metric_approximate_number_of_messages_visible(
-            period=period, statistic=statistic
-        )
+        return self.dead_letters.queue.metric_approximate_number_of_messages_visible(period=period, statistic=statistic)
 
     def _subscribe_to_topics(self, agreements: Agreements) -> None:
         stack = cdk.Stack.of(self)

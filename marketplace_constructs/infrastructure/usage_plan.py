@@ -79,9 +79,7 @@ class MarketplaceUsagePlan(Construct):
             else apigateway.QuotaSettings(limit=quota.limit, period=apigateway.Period[quota.period.name]),
             throttle=None
             if throttle is None
-            else apigateway.ThrottleSettings(
-                rate_limit=throttle.rate_limit, burst_limit=throttle.burst_limit
-            ),
+            else apigateway.ThrottleSettings(rate_limit=throttle.rate_limit, burst_limit=throttle.burst_limit),
         )
         self.usage_plan_id: str = self.usage_plan.usage_plan_id
         self.usage_plan_arn: str = usage_plan_arn(self, self.usage_plan_id)
@@ -127,9 +125,7 @@ class MarketplaceUsagePlan(Construct):
         return self._grant(grantee, "apigateway:GET", "apigateway:PATCH")
 
     def _grant(self, grantee: iam.IGrantable, *actions: str) -> iam.Grant:
-        return iam.Grant.add_to_principal(
-            grantee=grantee, actions=list(actions), resource_arns=[self.usage_plan_arn]
-        )
+        return iam.Grant.add_to_principal(grantee=grantee, actions=list(actions), resource_arns=[self.usage_plan_arn])
 
     def _set_product_code(self, product_code: str, removal_policy: cdk.RemovalPolicy) -> None:
         stack = cdk.Stack.of(self)

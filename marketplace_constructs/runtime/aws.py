@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+# At DEBUG, which a function's logging configuration can set, these write whole requests, tokens and keys included.
+for _library in ("boto3", "botocore", "urllib3", "aws_lambda_powertools"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 CONFIG: Final = Config(
     connect_timeout=3,

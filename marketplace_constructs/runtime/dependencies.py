@@ -27,7 +27,7 @@ AGREEMENT_REGION = "us-east-1"
 
 
 @cache
-def client(service: str, region: str | None = None) -> Any:  # noqa: ANN401  # boto3 types clients by the literal name
+def client(service: str, region: str | None = None) -> Any:  # boto3 types clients by the literal name
     """A boto3 client, made at first use."""
     return boto3.client(service, region_name=region, config=CONFIG)  # type: ignore[call-overload]
 

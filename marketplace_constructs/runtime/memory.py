@@ -141,9 +141,7 @@ class MemoryMarketplace:
             raise TokenRefused("invalid")
         return self.customers[token]
 
-    def entitlements(
-        self, *, product_code: str, buyer: str, license_arn: str | None
-    ) -> tuple[Entitlement, ...]:
+    def entitlements(self, *, product_code: str, buyer: str, license_arn: str | None) -> tuple[Entitlement, ...]:
         """What a buyer is entitled to."""
         del product_code
         return self.rights.get((buyer, license_arn), ())

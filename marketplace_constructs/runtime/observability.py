@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from marketplace_constructs.runtime.settings import METRICS_NAMESPACE
+from marketplace_constructs.runtime.settings import METRICS_NAMESPACE, METRICS_SERVICE
 
-SERVICE: Final = "sellable-api"
-
-logger = Logger(service=SERVICE)
-metrics = Metrics(namespace=METRICS_NAMESPACE, service=SERVICE)
+logger = Logger(service=METRICS_SERVICE)
+metrics = Metrics(namespace=METRICS_NAMESPACE, service=METRICS_SERVICE)
 
 
 def count(name: str, value: int = 1) -> None:

@@ -16,6 +16,9 @@ from marketplace_constructs.domain.product import AgreementKind, Metering, Prici
 METRICS_NAMESPACE: Final = "MarketplaceConstructs"
 """Of the functions' own metrics; public, as alarms and dashboards rest on it."""
 
+METRICS_SERVICE: Final = "sellable-api"
+"""The one dimension of those metrics, named ``service``."""
+
 
 class SettingsError(Exception):
     """The environment of a function lacks a variable, or holds a value of the wrong kind."""

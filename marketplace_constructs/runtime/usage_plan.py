@@ -47,9 +47,7 @@ def write_product_code(api_gateway: APIGatewayClient, usage_plan_id: str, produc
     api_gateway.update_usage_plan(
         usagePlanId=usage_plan_id,
         patchOperations=[
-            {"op": "replace", "path": path, "value": product_code}
-            if product_code
-            else {"op": "remove", "path": path}
+            {"op": "replace", "path": path, "value": product_code} if product_code else {"op": "remove", "path": path}
         ],
     )
 
@@ -134,7 +132,8 @@ def _is_rolling_back(stack_id: str) -> bool:
 def _respond(event: Mapping[str, Any], failure: str | None) -> None:
     """Answer CloudFormation at the address that it gave.
 
-    Source: CloudFormation user guide, custom resource request and response objects (read 2026-11-21)."""
+    Source: CloudFormation user guide, custom resource request and response objects (read 2026-11-21).
+    """
     answer = {
         "Status": "FAILED" if failure else "SUCCESS",
         "Reason": failure or "done",
@@ -156,7 +155,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
             is_rolling_back=_is_rolling_back,
             seconds_left=lambda: context.get_remaining_time_in_millis() / 1000,
         )
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # see above
         logger.exception("unexpected")
         failure = f"MP-PLAN-21: the product code function failed with {error_code(error)}; see its log"
     _respond(event, failure)

@@ -37,9 +37,7 @@ def _word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_PARTICLES: Final = _word_set(
-    "al bin da das de del della der di dos du el ibn la le of ter the und van von y zu"
-)
+_PARTICLES: Final = _word_set("al bin da das de del della der di dos du el ibn la le of ter the und van von y zu")
 _MAX_PARTICLES: Final = 3
 _TITLES: Final = _word_set("capt col dr fr ft gen gov hon lt messrs mr mrs ms mt prof rep rev sen sgt st")
 _FUNCTION_WORDS: Final = _word_set(

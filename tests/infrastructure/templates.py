@@ -35,9 +35,7 @@ class Template:
 
     def logical_id(self, construct: IConstruct) -> str:
         """Logical id of a construct's resource."""
-        return str(
-            cdk.Stack.of(construct).resolve(cdk.Stack.of(construct).get_logical_id(element(construct)))
-        )
+        return str(cdk.Stack.of(construct).resolve(cdk.Stack.of(construct).get_logical_id(element(construct))))
 
     def actions(self, role_id: str) -> dict[str, set[str]]:
         """What a role may do: resource, as shown, to its actions."""

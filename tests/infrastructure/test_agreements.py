@@ -23,7 +23,6 @@ from marketplace_constructs import (
     Product,
     Seller,
 )
-from marketplace_constructs.infrastructure import agreements as agreements_module
 from marketplace_constructs.runtime.settings import ReconciliationSettings
 
 LEGACY = Product.legacy("legacy123")
@@ -160,9 +159,7 @@ def test_contracts_and_concurrent_agreements_add_what_they_need(
     legacy: tuple[Template, Agreements], contract: tuple[Template, Agreements]
 ) -> None:
     added = {"aws-marketplace:DescribeAgreement", "aws-marketplace:GetEntitlements"}
-    assert (
-        contract[0].actions("ReconciliationRole")["*"] - legacy[0].actions("ReconciliationRole")["*"] == added
-    )
+    assert contract[0].actions("ReconciliationRole")["*"] - legacy[0].actions("ReconciliationRole")["*"] == added
 
 
 def test_mail_may_be_sent_as_the_given_identity_only(contract: tuple[Template, Agreements]) -> None:
@@ -218,12 +215,7 @@ def test_dead_letters_are_kept_for_14_days_and_alarm(legacy: tuple[Template, Agr
 def test_what_nobody_decided_beforehand_alarms(legacy: tuple[Template, Agreements]) -> None:
     alarm = legacy[0].only("AWS::CloudWatch::Alarm", "Attention")["Properties"]
     watched = {m["MetricStat"]["Metric"]["MetricName"] for m in alarm["Metrics"] if "MetricStat" in m}
-    assert watched == {"AgreementNeedsAttention", "MalformedEvent", "UnknownEvent"}
-
-
-def test_the_alarms_watch_the_metrics_that_the_functions_write() -> None:
-    observability = pytest.importorskip("marketplace_constructs.runtime.observability")
-    assert observability.SERVICE == agreements_module.METRICS_SERVICE
+    assert watched == {"AgreementNeedsAttention", "Faults", "MalformedEvent", "ProductCodeDrift", "UnknownEvent"}
 
 
 def test_every_alarm_tells_the_topic(contract: tuple[Template, Agreements]) -> None:
@@ -240,9 +232,7 @@ def test_an_operator_may_be_shown_facts_but_no_contacts(make_app: MakeApp) -> No
     assert template.actions("Operator") == {f"${{{facts}.Arn}}": {"dynamodb:Query", "dynamodb:Scan"}}
 
 
-@pytest.mark.parametrize(
-    "observe_every", [cdk.Duration.minutes(30), cdk.Duration.minutes(90), cdk.Duration.hours(25)]
-)
+@pytest.mark.parametrize("observe_every", [cdk.Duration.minutes(30), cdk.Duration.minutes(90), cdk.Duration.hours(25)])
 def test_fails_when_aws_is_to_be_asked_at_an_odd_pace(make_app: MakeApp, observe_every: cdk.Duration) -> None:
     with pytest.raises(MarketplaceConstructsError, match=r"MP-AGREEMENT-01.*1 to 24 whole hours"):
         define(cdk.Stack(make_app(), "S"), observe_every=observe_every)

@@ -51,9 +51,7 @@ def template(directory: Path, stack: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stack", ["LegacySale", "ConcurrentSale"])
-def test_replacing_what_buyers_depend_on_needs_a_major_version(
-    assembly: tuple[Path, str], stack: str
-) -> None:
+def test_replacing_what_buyers_depend_on_needs_a_major_version(assembly: tuple[Path, str], stack: str) -> None:
     resources = template(assembly[0], stack)["Resources"]
     found = {name: r["Type"] for name, r in resources.items() if r["Type"] in STATEFUL}
     assert dict(sorted(found.items())) == json.loads(GOLDEN.read_text())[stack]
@@ -105,9 +103,7 @@ def test_the_stacks_of_two_kinds_differ_in_metering(assembly: tuple[Path, str]) 
 
 def test_functions_are_of_the_example_and_of_the_bundle_alone(assembly: tuple[Path, str]) -> None:
     resources = template(assembly[0], "LegacySale")["Resources"]
-    keys = {
-        r["Properties"]["Code"]["S3Key"] for r in resources.values() if r["Type"] == "AWS::Lambda::Function"
-    }
+    keys = {r["Properties"]["Code"]["S3Key"] for r in resources.values() if r["Type"] == "AWS::Lambda::Function"}
     assert len(keys) == 2
 
 

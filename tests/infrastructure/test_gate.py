@@ -54,9 +54,7 @@ def test_every_method_but_preflights_and_free_routes_gets_key_and_gate(
     found = {route: guard_of(method) for route, method in methods(template, api)}
     preflights = {route for route in found if route.startswith("OPTIONS ")}
     assert len(preflights) >= 8
-    assert {json.dumps(found.pop(route)) for route in preflights} == {
-        json.dumps({**OPEN, "ApiKeyRequired": False})
-    }
+    assert {json.dumps(found.pop(route)) for route in preflights} == {json.dumps({**OPEN, "ApiKeyRequired": False})}
     assert found.pop("GET /v1/health") == OPEN
     assert found == dict.fromkeys(
         ["POST /v1/health", "GET /v1/items", "GET /v1/items/{id}/parts/{part}", "ANY /proxy/{proxy+}"], shut
@@ -83,9 +81,7 @@ def test_an_answer_is_cached_for_one_key_method_and_resource_only(
     ]
     assert authorizer["AuthorizerResultTtlInSeconds"] == 17
     [function] = guarded[0].of_type("AWS::Lambda::Function")
-    assert authorizer["AuthorizerUri"].endswith(
-        f":lambda:path/2015-03-31/functions/${{{function}.Arn}}/invocations"
-    )
+    assert authorizer["AuthorizerUri"].endswith(f":lambda:path/2015-03-31/functions/${{{function}.Arn}}/invocations")
 
 
 def test_only_api_gateway_for_this_authorizer_may_call_the_gate(
@@ -233,9 +229,7 @@ def test_fails_when_a_method_has_an_authorizer_of_its_own(make_app: MakeApp) -> 
 
 
 def test_fails_when_a_free_route_is_no_route(make_app: MakeApp) -> None:
-    check = refused(
-        make_app, r"MP-GATE-04: free route, got 'GET /health'.*GET /v1/items", free_routes=["GET /health"]
-    )
+    check = refused(make_app, r"MP-GATE-04: free route, got 'GET /health'.*GET /v1/items", free_routes=["GET /health"])
     check(small_api)
 
 
@@ -284,9 +278,7 @@ DOCUMENT = {
 
 @pytest.fixture
 def gate(make_app: MakeApp) -> Gate:
-    return Gate(
-        cdk.Stack(make_app(), "S"), "Gate", free_routes=["GET /v1/health"], cache_ttl=cdk.Duration.seconds(9)
-    )
+    return Gate(cdk.Stack(make_app(), "S"), "Gate", free_routes=["GET /v1/health"], cache_ttl=cdk.Duration.seconds(9))
 
 
 def test_a_document_gets_key_and_gate_on_every_operation_but_preflights_and_free_routes(gate: Gate) -> None:
@@ -299,9 +291,7 @@ def test_a_document_gets_key_and_gate_on_every_operation_but_preflights_and_free
     assert items["x-amazon-apigateway-any-method"]["security"] == both
     assert "security" not in items["options"]
     assert guarded["paths"]["/v1/health"]["get"]["security"] == []
-    authorizer = guarded["components"]["securitySchemes"]["marketplace_gate"][
-        "x-amazon-apigateway-authorizer"
-    ]
+    authorizer = guarded["components"]["securitySchemes"]["marketplace_gate"]["x-amazon-apigateway-authorizer"]
     assert authorizer["type"] == "request"
     assert authorizer["authorizerResultTtlInSeconds"] == 9
     assert authorizer["identitySource"].split(", ") == [

@@ -79,12 +79,8 @@ def test_nothing_writes_down_what_buyers_send(plain: tuple[Template, Onboarding]
 
 
 @pytest.mark.parametrize(("which", "rate", "burst"), [("plain", 20, 40), ("full", 21, 22)])
-def test_the_page_has_a_throttle_of_its_own(
-    request: pytest.FixtureRequest, which: str, rate: int, burst: int
-) -> None:
-    [settings] = request.getfixturevalue(which)[0].only("AWS::ApiGateway::Stage")["Properties"][
-        "MethodSettings"
-    ]
+def test_the_page_has_a_throttle_of_its_own(request: pytest.FixtureRequest, which: str, rate: int, burst: int) -> None:
+    [settings] = request.getfixturevalue(which)[0].only("AWS::ApiGateway::Stage")["Properties"]["MethodSettings"]
     assert (settings["ThrottlingRateLimit"], settings["ThrottlingBurstLimit"]) == (rate, burst)
     assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
 
@@ -164,9 +160,7 @@ def test_the_page_may_resolve_customers_keep_contacts_and_change_access(
 
 def test_mail_may_be_sent_as_the_sender_only(full: tuple[Template, Onboarding]) -> None:
     [resource] = [r for r, a in full[0].actions("OnboardingFunctionRole").items() if "ses:SendEmail" in a]
-    assert (
-        resource == "arn:${AWS::Partition}:ses:${AWS::Region}:${AWS::AccountId}:identity/noreply@example.com"
-    )
+    assert resource == "arn:${AWS::Partition}:ses:${AWS::Region}:${AWS::AccountId}:identity/noreply@example.com"
 
 
 def test_the_function_reads_back_what_the_construct_was_told(full: tuple[Template, Onboarding]) -> None:

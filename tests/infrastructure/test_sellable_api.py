@@ -32,9 +32,7 @@ CERTIFICATE = "arn:aws:acm:us-east-1:111122223333:certificate/11112222-3333-4444
 TOPIC = "arn:aws:sns:us-east-1:111122223333:woken"
 
 
-def sell(
-    stack: cdk.Stack, api: apigateway.IRestApi, construct_id: str = "Sale", **options: Any
-) -> SellableApi:
+def sell(stack: cdk.Stack, api: apigateway.IRestApi, construct_id: str = "Sale", **options: Any) -> SellableApi:
     required = {"product": LEGACY, "support_contact": "help@example.com"}
     return SellableApi(stack, construct_id, api=api, **{**required, **options})
 
@@ -113,8 +111,7 @@ def test_three_props_sell_a_proxy_api(shortest: tuple[Template, SellableApi]) ->
     assert sale.product is LEGACY
     assert template.only("Custom::MarketplaceProductCode")["Properties"]["ProductCode"] == "legacy123"
     assert (
-        template.only("AWS::IAM::Role", "MeteringRole")["Properties"]["RoleName"]
-        == "ApiGatewayMarketplaceMeteringRole"
+        template.only("AWS::IAM::Role", "MeteringRole")["Properties"]["RoleName"] == "ApiGatewayMarketplaceMeteringRole"
     )
     assert isinstance(sale.metering_role, MeteringRole)
 
@@ -128,9 +125,7 @@ def test_left_out_props_have_their_documented_defaults(shortest: tuple[Template,
     assert settings.seller_name == "Api"
     assert settings.sender == ""
     assert settings.example_route == "GET /"
-    assert settings.api_url == (
-        f"https://${{{api}}}.execute-api.${{AWS::Region}}.${{AWS::URLSuffix}}/${{{stage}}}"
-    )
+    assert settings.api_url == (f"https://${{{api}}}.execute-api.${{AWS::Region}}.${{AWS::URLSuffix}}/${{{stage}}}")
     assert template.only("AWS::ApiGateway::Authorizer")["Properties"]["AuthorizerResultTtlInSeconds"] == 60
     assert "Throttle" not in template.only("AWS::ApiGateway::UsagePlan")["Properties"]
     tables = template.of_type("AWS::DynamoDB::Table").values()
@@ -250,9 +245,7 @@ def test_an_api_that_does_not_deploy_itself_is_sold_with_its_deployment(make_app
         sell(stack, api, deployment=deployment, stage=stage, **options)
         template = Template(stack)
         assert is_guarded(dict(methods(template, api))["GET /v1/items"])
-        assert template.only("AWS::ApiGateway::UsagePlan")["Properties"]["ApiStages"][0]["Stage"].startswith(
-            "${Live"
-        )
+        assert template.only("AWS::ApiGateway::UsagePlan")["Properties"]["ApiStages"][0]["Stage"].startswith("${Live")
         [found] = [n for n in template.of_type("AWS::ApiGateway::Deployment") if n.startswith("Deployment")]
         return found
 
@@ -291,9 +284,7 @@ def test_an_openapi_document_is_guarded_and_sold(make_app: MakeApp) -> None:
     api = apigateway.SpecRestApi(
         stack, "Api", api_definition=apigateway.ApiDefinition.from_inline(gate.guard(DOCUMENT))
     )
-    sale = sell(
-        stack, api, gate=gate, method_throttles={"GET /v1/items": Throttle(rate_limit=1, burst_limit=1)}
-    )
+    sale = sell(stack, api, gate=gate, method_throttles={"GET /v1/items": Throttle(rate_limit=1, burst_limit=1)})
     template = Template(stack)
     [body] = [
         r["Properties"]["Body"]
@@ -319,9 +310,7 @@ def test_two_products_of_one_stack_share_the_role_and_nothing_else(make_app: Mak
     for api, sale in ((first_api, "FirstSale"), (second_api, "SecondSale")):
         [method] = dict(methods(template, api)).values()
         assert method["AuthorizerId"]["Ref"].startswith(sale)
-    codes = {
-        r["Properties"]["ProductCode"] for r in template.of_type("Custom::MarketplaceProductCode").values()
-    }
+    codes = {r["Properties"]["ProductCode"] for r in template.of_type("Custom::MarketplaceProductCode").values()}
     assert codes == {"legacy123", "other456"}
     assert first.agreements.settings.key_prefix != second.agreements.settings.key_prefix
     roles = template.of_type("AWS::IAM::Role").values()
@@ -340,9 +329,7 @@ def test_fails_when_two_native_products_of_one_app_both_define_the_role(make_app
 def codes_of(stack: cdk.Stack, api: apigateway.IRestApi, **options: Any) -> tuple[str, ...]:
     with pytest.raises(MarketplaceConstructsError) as error:
         sell(stack, api, **options)
-    assert all(
-        str(problem).count("expected") == 1 and "; " in str(problem) for problem in error.value.problems
-    )
+    assert all(str(problem).count("expected") == 1 and "; " in str(problem) for problem in error.value.problems)
     return error.value.codes
 
 
@@ -372,9 +359,7 @@ def test_fails_when_an_api_that_does_not_deploy_itself_has_no_deployment_and_no_
 def test_fails_when_deployment_and_stage_are_of_another_api(make_app: MakeApp) -> None:
     stack = cdk.Stack(make_app(), "S")
     other = small_api(stack, "Other")
-    codes = codes_of(
-        stack, small_api(stack), deployment=other.latest_deployment, stage=other.deployment_stage
-    )
+    codes = codes_of(stack, small_api(stack), deployment=other.latest_deployment, stage=other.deployment_stage)
     assert codes == ("MP-SALE-04", "MP-SALE-05")
 
 

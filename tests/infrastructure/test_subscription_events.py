@@ -60,9 +60,9 @@ def concurrent(make_app: MakeApp) -> Template:
 
 
 def may_send(template: Template, part: str = "EventsQueue") -> list[dict[str, Any]]:
-    statements: list[dict[str, Any]] = template.only("AWS::SQS::QueuePolicy", part)["Properties"][
-        "PolicyDocument"
-    ]["Statement"]
+    statements: list[dict[str, Any]] = template.only("AWS::SQS::QueuePolicy", part)["Properties"]["PolicyDocument"][
+        "Statement"
+    ]
     assert statements[0]["Effect"] == "Deny"
     assert statements[0]["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     return statements[1:]
@@ -104,9 +104,7 @@ def test_only_the_topic_may_send_to_the_queue(legacy: Template) -> None:
     [statement] = may_send(legacy)
     assert statement["Principal"] == {"Service": "sns.amazonaws.com"}
     assert statement["Action"] == "sqs:SendMessage"
-    assert statement["Condition"] == {
-        "ArnEquals": {"aws:SourceArn": [f"{TOPICS}-subscription-notification-legacy123"]}
-    }
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": [f"{TOPICS}-subscription-notification-legacy123"]}}
 
 
 def test_the_subscription_waits_for_the_policy_that_lets_it_send(legacy: Template) -> None:
@@ -168,9 +166,7 @@ def test_the_function_may_change_access_and_read_its_queue_and_nothing_else(conc
         "dynamodb:PutItem",
         "dynamodb:Query",
     }
-    assert not [
-        resource for resource in actions if "Contacts" in resource or resource.endswith("/usageplans/plan123")
-    ]
+    assert not [resource for resource in actions if "Contacts" in resource or resource.endswith("/usageplans/plan123")]
 
 
 def test_the_function_reads_back_what_the_construct_was_told(legacy: Template) -> None:
@@ -219,12 +215,8 @@ def test_where_the_region_is_not_known_the_relay_is_spoken_of(make_app: MakeApp)
     assert "MP-EVENTS-01" in warnings(stack)
 
 
-@pytest.mark.parametrize(
-    ("region", "product"), [("us-east-1", CONTRACT), ("eu-west-1", LEGACY), (None, LEGACY)]
-)
-def test_nothing_is_warned_of_where_events_arrive(
-    make_app: MakeApp, region: str | None, product: Product
-) -> None:
+@pytest.mark.parametrize(("region", "product"), [("us-east-1", CONTRACT), ("eu-west-1", LEGACY), (None, LEGACY)])
+def test_nothing_is_warned_of_where_events_arrive(make_app: MakeApp, region: str | None, product: Product) -> None:
     stack = stack_in(make_app(), region)
     events_of(stack, product)
     assert "MP-EVENTS" not in warnings(stack)

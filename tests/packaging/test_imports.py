@@ -1,4 +1,4 @@
-"""Who may import whom, proven by running without the dependency: what an eager import drags in, no import linter sees."""
+"""Who may import whom, proven by running without the dependency: no linter sees what an eager import drags in."""
 
 from __future__ import annotations
 

@@ -107,9 +107,7 @@ class ContactsTable(Wire):
         name, _, placeholder = asked["FilterExpression"].partition(" = ")
         wanted = asked["ExpressionAttributeValues"][placeholder]
         answer = {"Items": [self.items[key] for key in page if self.items[key].get(name) == wanted]}
-        return answer | (
-            {"LastEvaluatedKey": {"agreement": {"S": page[-1]}}} if page and page[-1] != keys[-1] else {}
-        )
+        return answer | ({"LastEvaluatedKey": {"agreement": {"S": page[-1]}}} if page and page[-1] != keys[-1] else {})
 
     def _check(self, key: str, condition: str) -> None:
         holds = {
@@ -151,9 +149,7 @@ class SecretStore(Wire):
             self._move(label, version)
 
     def UpdateSecretVersionStage(self, asked: dict) -> None:  # noqa: N802
-        if asked["RemoveFromVersionId"] not in {
-            v for v, s in self.stages.items() if asked["VersionStage"] in s
-        }:
+        if asked["RemoveFromVersionId"] not in {v for v, s in self.stages.items() if asked["VersionStage"] in s}:
             raise Refused(400, "InvalidParameterException")
         self._move("AWSPREVIOUS", asked["RemoveFromVersionId"])
         self._move(asked["VersionStage"], asked["MoveToVersionId"])

@@ -77,9 +77,7 @@ class Reply:
 class World:
     """One seller's onboarding, and what AWS would do around it."""
 
-    def __init__(
-        self, kind: AgreementKind = AgreementKind.CONCURRENT, *, sender: str = "sales@example.com"
-    ) -> None:
+    def __init__(self, kind: AgreementKind = AgreementKind.CONCURRENT, *, sender: str = "sales@example.com") -> None:
         self.kind = kind
         self.clock = HandSetClock()
         self.facts, self.entries = MemoryFacts(), MemoryGateEntries()
@@ -157,9 +155,7 @@ class World:
         self.marketplace.customers[token] = customer
         return token
 
-    def happens(
-        self, kind: FactKind, *, buyer: str = BUYER, agreement: str = AGREEMENT, **more: object
-    ) -> None:
+    def happens(self, kind: FactKind, *, buyer: str = BUYER, agreement: str = AGREEMENT, **more: object) -> None:
         """An event arrives from AWS."""
         is_legacy = self.kind is AgreementKind.LEGACY
         self.facts.add(

@@ -14,7 +14,12 @@ from marketplace_constructs.runtime.agreements.marketplace import ResolvedCustom
 from marketplace_constructs.runtime.agreements.reconciliation import Outcome, reconcile
 from marketplace_constructs.runtime.agreements.service import AgreementsService, Registration
 from marketplace_constructs.runtime.gate import answer
-from marketplace_constructs.runtime.memory import MemoryApiKeys, MemoryFacts, MemoryGateEntries, MemoryMarketplace
+from marketplace_constructs.runtime.memory import (
+    MemoryApiKeys,
+    MemoryFacts,
+    MemoryGateEntries,
+    MemoryMarketplace,
+)
 from marketplace_constructs.runtime.subscription_events import record_message
 
 START = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)

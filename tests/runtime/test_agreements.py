@@ -458,7 +458,11 @@ STORY = (
 
 
 @settings(max_examples=60, deadline=None)
-@given(order=st.permutations(range(len(STORY))), doubled=st.sets(st.integers(0, len(STORY) - 1)), when=st.integers(0, 9))
+@given(
+    order=st.permutations(range(len(STORY))),
+    doubled=st.sets(st.integers(0, len(STORY) - 1)),
+    when=st.integers(0, 9),
+)
 def test_every_order_of_events_ends_the_same(order: list[int], doubled: set[int], when: int) -> None:
     in_order, shuffled = Sale(), Sale()
     in_order.register()
@@ -479,7 +483,14 @@ def test_every_order_of_events_ends_the_same(order: list[int], doubled: set[int]
 LEGACY_STORY = tuple(
     notification(action, at=START + timedelta(minutes=minute))
     for minute, action in enumerate(
-        ("subscribe-success", "unsubscribe-pending", "subscribe-success", "unsubscribe-pending", "unsubscribe-success"), 1
+        (
+            "subscribe-success",
+            "unsubscribe-pending",
+            "subscribe-success",
+            "unsubscribe-pending",
+            "unsubscribe-success",
+        ),
+        1,
     )
 )
 

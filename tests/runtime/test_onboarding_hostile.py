@@ -173,10 +173,7 @@ def test_fails_when_the_content_type_is_another(path: str, content_type: str | N
 )
 def test_content_type_may_be_spelled_as_the_standard_allows(content_type: str) -> None:
     world = World()
-    assert (
-        world.browser().post("/register", {TOKEN_FIELD: world.token()}, content_type=content_type).status
-        == 200
-    )
+    assert world.browser().post("/register", {TOKEN_FIELD: world.token()}, content_type=content_type).status == 200
 
 
 def test_base64_encoded_body_is_understood() -> None:
@@ -376,9 +373,7 @@ def test_logs_metrics_and_redirects_tell_no_token_key_address_or_cookie(
     browsers = live_through_everything(world)
     replies = [reply for browser in browsers for reply in browser.history]
     captured = capfd.readouterr()
-    said = "\n".join(
-        [captured.out, captured.err, *log_lines, *(reply.header("Location") for reply in replies)]
-    )
+    said = "\n".join([captured.out, captured.err, *log_lines, *(reply.header("Location") for reply in replies)])
     shown = "".join(reply.body for reply in replies)
     keys = [reply.key for reply in replies if 'class="secret"' in reply.body]
     secrets = [*world.marketplace.customers, EMAIL, *(browser.cookies[COOKIE] for browser in browsers)]
@@ -399,9 +394,7 @@ class Broken:
 
 
 TEXT = st.text(max_size=200) | st.sampled_from([MARKUP, "", EMAIL, "\r\nSet-Cookie: a=b", "1", "24"])
-NAMES = st.sampled_from([TOKEN_FIELD, "form_token", "email", "overlap", "replaces", "status"]) | st.text(
-    max_size=20
-)
+NAMES = st.sampled_from([TOKEN_FIELD, "form_token", "email", "overlap", "replaces", "status"]) | st.text(max_size=20)
 HEADERS = st.dictionaries(st.sampled_from(["cookie", "Content-Type", "Origin", "X"]), TEXT, max_size=4)
 
 
@@ -450,6 +443,4 @@ def test_no_input_breaks_a_page_or_comes_back_as_markup(
     assert answer["statusCode"] < 500
     assert "<script" not in answer["body"]
     assert "<img src=x" not in answer["body"]
-    assert all(
-        "\n" not in v and "\r" not in v for values in answer["multiValueHeaders"].values() for v in values
-    )
+    assert all("\n" not in v and "\r" not in v for values in answer["multiValueHeaders"].values() for v in values)

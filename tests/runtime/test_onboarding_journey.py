@@ -376,9 +376,7 @@ def test_busy_aws_is_an_honest_page_and_the_step_may_be_repeated(path: str, call
     browser.app = None
     assert page.forms == ([path.strip("/")] if path in {"/key", "/rotation"} else [])
     if page.forms:
-        hidden = {
-            n: page.hidden(n) for n in ("form_token", "overlap", "replaces") if f'name="{n}"' in page.body
-        }
+        hidden = {n: page.hidden(n) for n in ("form_token", "overlap", "replaces") if f'name="{n}"' in page.body}
         assert browser.post(f"/{page.forms[0]}", hidden).key
     elif path == "/register":
         assert browser.post(path, fields).status == 200
@@ -395,9 +393,7 @@ def test_rotation_that_access_forbids_is_a_page() -> None:
 
 def test_fault_is_a_page_with_a_number_and_without_a_trace() -> None:
     world = World()
-    browser = world.browser(
-        app=world.make_app(agreements=Failing(world.agreements, "register", KeyError("s3cret")))
-    )
+    browser = world.browser(app=world.make_app(agreements=Failing(world.agreements, "register", KeyError("s3cret"))))
     page = browser.register(world.token())
     assert page.status == 500
     assert "request-1" in page.body

@@ -41,11 +41,7 @@ def contact(key: str = KEY, *, email: str = EMAIL, created_at: datetime = NOW) -
 
 @pytest.fixture(params=["memory", "dynamodb"])
 def contacts(request: pytest.FixtureRequest) -> Contacts:
-    return (
-        MemoryContacts()
-        if request.param == "memory"
-        else DynamoDbContacts(ContactsTable().client, "contacts")
-    )
+    return MemoryContacts() if request.param == "memory" else DynamoDbContacts(ContactsTable().client, "contacts")
 
 
 def test_contact_is_found_again_as_it_was_given(contacts: Contacts) -> None:
@@ -106,10 +102,7 @@ def test_confirmation_says_what_happens_next_and_carries_nothing_secret() -> Non
 
 def test_without_a_sender_nothing_is_sent() -> None:
     office = PostOffice()
-    assert (
-        SesMail(office.client, sender="", seller_name="N", support_contact="h@example.com").confirm(EMAIL)
-        is False
-    )
+    assert SesMail(office.client, sender="", seller_name="N", support_contact="h@example.com").confirm(EMAIL) is False
     assert office.calls == []
 
 
@@ -312,9 +305,9 @@ def test_debug_logging_of_the_libraries_tells_no_address(caplog: pytest.LogCaptu
     assert handler_module.handler
     caplog.set_level(logging.DEBUG)
     DynamoDbContacts(ContactsTable().client, "contacts").add(contact())
-    SesMail(
-        PostOffice().client, sender="s@example.com", seller_name="N", support_contact="h@example.com"
-    ).confirm(EMAIL)
+    SesMail(PostOffice().client, sender="s@example.com", seller_name="N", support_contact="h@example.com").confirm(
+        EMAIL
+    )
     assert EMAIL not in caplog.text
 
 

@@ -14,7 +14,9 @@ from marketplace_constructs.runtime import subscription_events
 def sale(monkeypatch: pytest.MonkeyPatch) -> Sale:
     sale = Sale()
     monkeypatch.setattr(
-        subscription_events, "_dependencies", lambda: SimpleNamespace(product=sale.product, service=sale.service)
+        subscription_events,
+        "_dependencies",
+        lambda: SimpleNamespace(product=sale.product, service=sale.service),
     )
     return sale
 
@@ -23,7 +25,13 @@ def deliver(*bodies: str) -> list[str]:
     """Deliver a batch; ids of the messages that failed."""
     batch = {
         "Records": [
-            {"messageId": f"m{number}", "body": body, "eventSource": "aws:sqs", "attributes": {}, "receiptHandle": "r"}
+            {
+                "messageId": f"m{number}",
+                "body": body,
+                "eventSource": "aws:sqs",
+                "attributes": {},
+                "receiptHandle": "r",
+            }
             for number, body in enumerate(bodies)
         ]
     }

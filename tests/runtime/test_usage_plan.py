@@ -63,7 +63,11 @@ def request(kind: str, product_code: str = "abc123", plan: str = "plan12345") ->
 
 
 def run(
-    api: ApiGateway, event: Mapping[str, object], waiting: Waiting | None = None, *, rolling_back: bool = False
+    api: ApiGateway,
+    event: Mapping[str, object],
+    waiting: Waiting | None = None,
+    *,
+    rolling_back: bool = False,
 ) -> str | None:
     waiting = waiting or Waiting()
     return handle(

@@ -32,9 +32,7 @@ def _call(event: api.ProxyEvent) -> tuple[int, Json]:
     return answer["statusCode"], json.loads(answer["body"])
 
 
-def _post(
-    body: str | None, headers: Mapping[str, str] = JSON_UTF8, *, is_base64: bool = False
-) -> tuple[int, Json]:
+def _post(body: str | None, headers: Mapping[str, str] = JSON_UTF8, *, is_base64: bool = False) -> tuple[int, Json]:
     return _call(
         {
             "httpMethod": "POST",
@@ -117,9 +115,7 @@ def test_the_largest_answer_fits_into_a_lambda_response() -> None:
     assert len(json.dumps(answer)) < 6_000_000
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/nouns/", "/v2/health", "/v1/samples//nouns", "/v1/nouns\n"]
-)
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nouns/", "/v2/health", "/v1/samples//nouns", "/v1/nouns\n"])
 def test_fails_when_the_route_is_unknown(path: str) -> None:
     status, error = _call({"httpMethod": "GET", "path": path})
     assert (status, error["code"]) == (404, "unknown_route")
@@ -135,9 +131,7 @@ def test_fails_when_the_method_is_not_taken() -> None:
     ("resource", "parameters"),
     [("/{proxy+}", {"proxy": "v1/samples/harbour"}), ("/v1/samples/{id}", {"id": "harbour"})],
 )
-def test_the_base_path_of_a_custom_domain_is_no_part_of_the_route(
-    resource: str, parameters: dict[str, str]
-) -> None:
+def test_the_base_path_of_a_custom_domain_is_no_part_of_the_route(resource: str, parameters: dict[str, str]) -> None:
     status, body = _call(
         {
             "httpMethod": "GET",
@@ -232,7 +226,7 @@ def test_the_asset_answers_with_nothing_but_the_standard_library() -> None:
         f"import sys; sys.path.insert(0, {str(ASSET)!r}); sys.dont_write_bytecode = True; import handler; "
         "assert handler.handler({'httpMethod': 'GET', 'path': '/v1/health'}, None)['statusCode'] == 200"
     )
-    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, timeout=30, capture_output=True)  # noqa: S603
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, timeout=30, capture_output=True)
 
 
 DOCUMENT: Json = json.loads((ASSET / "openapi.json").read_text(encoding="utf-8"))
@@ -263,9 +257,7 @@ def _examples() -> Iterator[object]:
         for status, response in _at(operation, "responses").items():
             media = _at(response, "content", "application/json")
             for name in _at(media, "examples"):
-                yield pytest.param(
-                    path, method, operation, status, name, id=f"{method} {path} {status} {name}"
-                )
+                yield pytest.param(path, method, operation, status, name, id=f"{method} {path} {status} {name}")
 
 
 def _event(path: str, method: str, operation: Json, name: str) -> api.ProxyEvent:
@@ -289,22 +281,16 @@ def _mismatches(value: object, schema: Json, at: str = "$") -> list[str]:
     """Check a value against what this document uses of OpenAPI's schemas, and against undescribed fields."""
     if "$ref" in schema:
         return _mismatches(value, _at(DOCUMENT, *str(schema["$ref"]).removeprefix("#/").split("/")), at)
-    expected = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}[
-        str(schema["type"])
-    ]
+    expected = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}[str(schema["type"])]
     if type(value) is not expected:
         return [f"{at}: {type(value).__name__} is not {schema['type']}"]
     if isinstance(value, dict):
         properties = cast("dict[str, Json]", schema["properties"])
         found = [f"{at}.{key}: undescribed" for key in value.keys() - properties.keys()]
         found += [f"{at}.{key}: missing" for key in set(cast("list[str]", schema["required"])) - value.keys()]
-        return found + [
-            m for k in value.keys() & properties for m in _mismatches(value[k], properties[k], f"{at}.{k}")
-        ]
+        return found + [m for k in value.keys() & properties for m in _mismatches(value[k], properties[k], f"{at}.{k}")]
     if isinstance(value, list):
-        return [
-            m for i, item in enumerate(value) for m in _mismatches(item, _at(schema, "items"), f"{at}[{i}]")
-        ]
+        return [m for i, item in enumerate(value) for m in _mismatches(item, _at(schema, "items"), f"{at}[{i}]")]
     is_listed = value in cast("list[object]", schema.get("enum", [value]))
     is_in_range = not isinstance(value, int) or value >= cast("int", schema.get("minimum", value))
     return [] if is_listed and is_in_range else [f"{at}: {value} is outside what the schema allows"]

@@ -39,9 +39,7 @@ def _names(text: str) -> list[str]:
         pytest.param("so Dr. Watson left", ["Dr. Watson"], id="title"),
         pytest.param("at Marks & Spencer with AT&T", ["Marks & Spencer"], id="ampersand"),
         pytest.param("near Alice's home and O\u2019Neill\u2019s", ["Alice", "O\u2019Neill"], id="possessive"),
-        pytest.param(
-            "a York-based firm in Stratford-upon-Avon", ["York", "Stratford-upon-Avon"], id="hyphens"
-        ),
+        pytest.param("a York-based firm in Stratford-upon-Avon", ["York", "Stratford-upon-Avon"], id="hyphens"),
         pytest.param("he and I said I'm off, Don't!", [], id="pronoun-and-contraction"),
         pytest.param("in The Hague", ["Hague"], id="leading-article"),
         pytest.param("those US ships and us", ["US"], id="acronym"),

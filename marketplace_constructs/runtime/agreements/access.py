@@ -79,9 +79,7 @@ class Access:
         """What ought to be so for each key of these agreements."""
         for agreement in agreements:
             for key in agreement.keys:
-                yield Wanted(
-                    key=key, agreement=agreement, is_open=agreement.grants_access and key.is_live(now)
-                )
+                yield Wanted(key=key, agreement=agreement, is_open=agreement.grants_access and key.is_live(now))
 
     def _settle(self, wanted: Wanted, facts: tuple[Fact, ...]) -> None:
         key = wanted.key
@@ -95,9 +93,7 @@ class Access:
         if not wanted.is_open:
             # The gate first: it answers within its cache time, however slow API Gateway is to forget a key.
             self._put(entry)
-        api_key_id = key.api_key_id or next(
-            (k.id for k in self._api_keys.named(key.name) if k.name == key.name), None
-        )
+        api_key_id = key.api_key_id or next((k.id for k in self._api_keys.named(key.name) if k.name == key.name), None)
         if api_key_id is not None:
             self._settle_api_key(api_key_id, wanted)
         if wanted.is_open:
@@ -131,5 +127,6 @@ class Access:
     def customer_id(self, agreement: Agreement) -> str:
         """What the agreement's keys carry as customer id: the customer identifier under native metering, else nothing.
 
-        With a product code on the plan, a customer id makes API Gateway report the key's calls."""
+        With a product code on the plan, a customer id makes API Gateway report the key's calls.
+        """
         return agreement.buyer if self._product.is_native else ""

@@ -75,7 +75,8 @@ class ApiKeys(Protocol):
 class ApiGatewayKeys:
     """The port over API Gateway's control plane, which takes ten calls a second in all, and five CreateApiKey.
 
-    Source: API Gateway developer guide, quotas (read 2026-11-21)."""
+    Source: API Gateway developer guide, quotas (read 2026-11-21).
+    """
 
     def __init__(self, client: APIGatewayClient) -> None:
         self._client: Final = client
@@ -83,9 +84,7 @@ class ApiGatewayKeys:
     def create(self, *, name: str, value: str, customer_id: str) -> str:
         """Make an enabled key."""
         if customer_id:
-            return self._client.create_api_key(name=name, value=value, enabled=True, customerId=customer_id)[
-                "id"
-            ]
+            return self._client.create_api_key(name=name, value=value, enabled=True, customerId=customer_id)["id"]
         return self._client.create_api_key(name=name, value=value, enabled=True)["id"]
 
     def get(self, api_key_id: str) -> ApiKey | None:
@@ -104,9 +103,7 @@ class ApiGatewayKeys:
             nameQuery=prefix, includeValues=False, PaginationConfig={"PageSize": 500}
         )
         # nameQuery's matching is not specified further, so the prefix is checked here too.
-        return (
-            _read(key) for page in pages for key in page["items"] if key.get("name", "").startswith(prefix)
-        )
+        return (_read(key) for page in pages for key in page["items"] if key.get("name", "").startswith(prefix))
 
     def set_enabled(self, api_key_id: str, *, enabled: bool) -> None:
         """Let a key in, or shut it out."""

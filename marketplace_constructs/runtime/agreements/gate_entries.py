@@ -59,9 +59,7 @@ class DynamoDbGateEntries:
 
     def put(self, entry: GateEntry) -> bool:
         """Replace the key's answer unless that rests on more facts."""
-        until = (
-            {"open_until": {"S": entry.open_until.astimezone(UTC).isoformat()}} if entry.open_until else {}
-        )
+        until = {"open_until": {"S": entry.open_until.astimezone(UTC).isoformat()}} if entry.open_until else {}
         try:
             self._client.put_item(
                 TableName=self._table,

@@ -54,9 +54,7 @@ class Marketplace(Protocol):
         """
         ...
 
-    def entitlements(
-        self, *, product_code: str, buyer: str, license_arn: str | None
-    ) -> tuple[Entitlement, ...]:
+    def entitlements(self, *, product_code: str, buyer: str, license_arn: str | None) -> tuple[Entitlement, ...]:
         """What a buyer is entitled to: of one licence, or as a legacy customer where that is None."""
         ...
 
@@ -100,14 +98,11 @@ class AwsMarketplace:
             agreement_id=answer.get("Metadata", {}).get("AgreementId") or None,
         )
 
-    def entitlements(
-        self, *, product_code: str, buyer: str, license_arn: str | None
-    ) -> tuple[Entitlement, ...]:
+    def entitlements(self, *, product_code: str, buyer: str, license_arn: str | None) -> tuple[Entitlement, ...]:
         """All pages of GetEntitlements; an empty page may still be followed by another.
 
         A licence is filtered here, on the part that identifies it, because AWS spells its ARN in several ways.
         """
-        which = "CUSTOMER_IDENTIFIER" if license_arn is None else "CUSTOMER_AWS_ACCOUNT_ID"
         paginator = self._entitlement().get_paginator("get_entitlements")
         if license_arn is None:
             pages = paginator.paginate(ProductCode=product_code, Filter={"CUSTOMER_IDENTIFIER": [buyer]})

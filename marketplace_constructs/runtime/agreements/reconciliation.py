@@ -40,8 +40,10 @@ class ReconciliationError(Exception):
 
 
 class SnapshotApiKeys:
-    """The keys of one stack, read in bulk once and written through: one run asks for thousands of keys, and API
-    Gateway answers ten calls a second."""
+    """The keys of one stack, read in bulk once and written through.
+
+    One run asks for thousands of keys, and API Gateway answers ten calls a second.
+    """
 
     def __init__(self, api_keys: ApiKeys, *, prefix: str, usage_plan_id: str) -> None:
         self._api_keys: Final = api_keys
@@ -165,9 +167,7 @@ def reconcile(
 def _is_to_be_observed(agreement: Agreement, *, observes_all: bool, now: datetime) -> bool:
     if agreement.state in {State.PENDING, State.REGISTERED}:
         return agreement.is_registered
-    is_long_ended = agreement.state is State.ENDED and (
-        agreement.ended_at is None or agreement.ended_at < now - _DOUBT
-    )
+    is_long_ended = agreement.state is State.ENDED and (agreement.ended_at is None or agreement.ended_at < now - _DOUBT)
     return observes_all and not is_long_ended
 
 
@@ -192,9 +192,7 @@ def handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, in
     assert isinstance(settings, ReconciliationSettings)
     buyer = event.get("buyer")
     only = buyer if isinstance(buyer, str) else None
-    api_keys = SnapshotApiKeys(
-        dependencies.api_keys, prefix=settings.key_prefix, usage_plan_id=settings.usage_plan_id
-    )
+    api_keys = SnapshotApiKeys(dependencies.api_keys, prefix=settings.key_prefix, usage_plan_id=settings.usage_plan_id)
     outcome = reconcile(
         facts=dependencies.facts,
         service=dependencies.service,
@@ -202,8 +200,7 @@ def handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, in
         api_keys=api_keys,
         key_prefix=settings.key_prefix,
         clock=dependencies.clock,
-        observes_all=only is not None
-        or is_observation_hour(dependencies.clock, settings.observe_every_hours),
+        observes_all=only is not None or is_observation_hour(dependencies.clock, settings.observe_every_hours),
         only=only,
     )
     plan_settled = _settle_plan(settings, lambda: context.get_remaining_time_in_millis() / 1000)
@@ -221,9 +218,7 @@ def handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, in
     count("ConfirmationsFailed", mails.failed)
     count("BuyersNotSettled", outcome.failed)
     count("OrphanedKeysRemoved", outcome.orphans)
-    logger.info(
-        "reconciled", extra={"buyers": outcome.buyers, "failed": outcome.failed, "orphans": outcome.orphans}
-    )
+    logger.info("reconciled", extra={"buyers": outcome.buyers, "failed": outcome.failed, "orphans": outcome.orphans})
     if outcome.failed or not plan_settled:
         raise ReconciliationError(f"{outcome.failed} of {outcome.buyers} buyers not settled")
     return {"buyers": outcome.buyers, "orphans": outcome.orphans}

@@ -127,7 +127,8 @@ class AgreementsService:
     def read_entitlements(self, buyer: str, agreement_id: str | None, license_arn: str | None) -> None:
         """Record what the buyer is entitled to, where the pricing model has contracts.
 
-        A failed call records nothing, so that the last good answer stays."""
+        A failed call records nothing, so that the last good answer stays.
+        """
         if not self._product.pricing_model.has_contract or not (self._product.is_legacy or license_arn):
             return
         entitlements = self._marketplace.entitlements(
@@ -157,7 +158,8 @@ class AgreementsService:
     def record(self, reading: Reading) -> tuple[Agreement, ...]:
         """Record what AWS told and make access match; the buyer's agreements as they stand then.
 
-        Access is made to match even for a fact that was there before: the run that recorded it may have died."""
+        Access is made to match even for a fact that was there before: the run that recorded it may have died.
+        """
         fact = reading.fact
         self._facts.add(fact)
         if reading.changes_entitlements:
@@ -256,9 +258,7 @@ class AgreementsService:
             for key in before:
                 until = now + min(max(overlap, timedelta()), MAX_OVERLAP) if key is before[-1] else now
                 self._facts.add(
-                    self._key_fact(
-                        FactKind.KEY_RETIRED, agreement, key, until.isoformat(), takes_effect_at=until
-                    )
+                    self._key_fact(FactKind.KEY_RETIRED, agreement, key, until.isoformat(), takes_effect_at=until)
                 )
         except (ClientError, BotoCoreError) as error:
             # A buyer who is shown a new key relies on the old one's end.

@@ -116,9 +116,7 @@ class DynamoDbContacts:
 
     def get(self, agreement: str) -> Contact | None:
         """The contact of an agreement."""
-        answer = self._client.get_item(
-            TableName=self._table, Key={"agreement": {"S": agreement}}, ConsistentRead=True
-        )
+        answer = self._client.get_item(TableName=self._table, Key={"agreement": {"S": agreement}}, ConsistentRead=True)
         return _read(answer["Item"]) if answer.get("Item") else None
 
     def owed(self) -> Iterator[Contact]:

@@ -11,7 +11,6 @@ as on a domain of the seller's own.
 from __future__ import annotations
 
 import binascii
-import logging
 import shlex
 from base64 import b64decode
 from collections.abc import Callable, Mapping
@@ -22,15 +21,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
-from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.shared.cookies import Cookie, SameSite
 
 from marketplace_constructs.runtime.agreements.service import KeyRefused, TokenRefused, TryAgain
 from marketplace_constructs.runtime.aws import error_code, is_transient
 from marketplace_constructs.runtime.dependencies import Dependencies as AwsDependencies
 from marketplace_constructs.runtime.dependencies import client
+from marketplace_constructs.runtime.observability import count, logger, metrics
 from marketplace_constructs.runtime.onboarding.contacts import (
     Contact,
     Contacts,
@@ -75,12 +73,6 @@ _METHODS: Final = {
     "/key": "POST",
     "/rotation": "POST",
 }
-
-logger = Logger(service="onboarding")
-metrics = Metrics(namespace="MarketplaceConstructs", service="onboarding")
-for _library in ("aws_lambda_powertools", "boto3", "botocore", "urllib3"):
-    # At DEBUG, to which a function's logging configuration may set everything, they log bodies and paths.
-    logging.getLogger(_library).setLevel(logging.WARNING)
 
 Fields = Mapping[str, list[str]]
 Handler = Callable[[dict[str, Any], "LambdaContext"], dict[str, Any]]
@@ -207,7 +199,7 @@ class _Onboarding:
         cookie = self._sessions.open(
             buyer=registration.buyer, reference=registration.reference, is_fresh=registration.is_fresh
         )
-        _count("Registrations")
+        count("Registrations")
         logger.info(
             "registered",
             buyer=registration.buyer,
@@ -277,7 +269,7 @@ class _Onboarding:
                 to_agreement=True,
                 decision="key refused",
             )
-        _count("KeysIssued")
+        count("KeysIssued")
         logger.info("key issued", buyer=session.buyer, reference=session.reference)
         return self._key_page(value, overlap=None)
 
@@ -313,7 +305,7 @@ class _Onboarding:
             raise replaced from None
         except TryAgain:
             raise self._busy("rotation", session, overlap=hours, replaces=str(live_keys[-1].number)) from None
-        _count("KeysRotated")
+        count("KeysRotated")
         logger.info("key rotated", buyer=session.buyer, reference=session.reference, overlap_hours=int(hours))
         return self._key_page(value, overlap=overlap)
 
@@ -434,9 +426,9 @@ class _Onboarding:
         """Send the confirmation mail. One that fails stays owed, and the reconciliation sends it."""
         try:
             if confirm(contact, self._contacts, self._mail):
-                _count("ConfirmationsSent")
+                count("ConfirmationsSent")
         except Exception as error:  # noqa: BLE001 - the address is kept; the buyer goes on whatever the mail does
-            _count("ConfirmationsFailed")
+            count("ConfirmationsFailed")
             code = str(error) if isinstance(error, MailFailed) else error_code(error)
             logger.warning("confirmation owed", error=code)
 
@@ -642,15 +634,11 @@ def _where(error: Exception, problem: Problem) -> dict[str, str]:
 def _count_problem(problem: Problem) -> None:
     match problem:
         case Problem(status=HTTPStatus.INTERNAL_SERVER_ERROR):
-            _count("Faults")
+            count("Faults")
         case Problem(status=HTTPStatus.SERVICE_UNAVAILABLE):
-            _count("TriedAgain")
+            count("TriedAgain")
         case Problem(decision="registration refused"):
-            _count("RegistrationsRefused")
-
-
-def _count(name: str) -> None:
-    metrics.add_metric(name=name, unit=MetricUnit.Count, value=1)
+            count("RegistrationsRefused")
 
 
 def _only(fields: Fields, name: str) -> str:

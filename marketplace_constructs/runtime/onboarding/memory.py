@@ -85,6 +85,4 @@ class MemorySigningSecret:
             self._pending = None
 
     def _make(self) -> SigningKey:
-        return SigningKey(
-            version=secrets.token_hex(16), value=secrets.token_urlsafe(48), created_at=self._clock()
-        )
+        return SigningKey(version=secrets.token_hex(16), value=secrets.token_urlsafe(48), created_at=self._clock())

@@ -57,11 +57,7 @@ class Seller:
     @property
     def support_url(self) -> str:
         """Where the support contact leads."""
-        return (
-            self.support_contact
-            if self.support_contact.startswith("https://")
-            else f"mailto:{self.support_contact}"
-        )
+        return self.support_contact if self.support_contact.startswith("https://") else f"mailto:{self.support_contact}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +93,7 @@ _STATUSES: Final = {
 
 def status_of(agreement: Agreement) -> Status:
     """What a buyer is told about an agreement's state."""
-    waits = agreement.state is State.REGISTERED or (
-        agreement.state is State.ACTIVE and not agreement.grants_access
-    )
+    waits = agreement.state is State.REGISTERED or (agreement.state is State.ACTIVE and not agreement.grants_access)
     return _STATUSES[State.PENDING if waits else agreement.state]
 
 
