@@ -7,10 +7,41 @@ from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_dynamodb as dynamodb
 from constructs import IConstruct
+
+from marketplace_constructs import Agreements, Category, Dimension, DimensionType, PricingModel, Product, Seller
 
 MakeApp = Callable[[], cdk.App]
 Resource = dict[str, Any]
+
+LEGACY = Product.legacy("legacy123")
+CONTRACT = Product.concurrent(
+    "contract123",
+    dimensions=[
+        Dimension(key="seats", category=Category.USERS, type=DimensionType.ENTITLED),
+        Dimension.requests("calls"),
+    ],
+    pricing_model=PricingModel.CONTRACT_WITH_CONSUMPTION,
+    metering_region="eu-west-1",
+)
+SELLER = Seller(seller_name="Example Corp.", support_contact="help@example.com")
+
+
+def define(stack: cdk.Stack, **options: Any) -> Agreements:
+    return Agreements(
+        stack,
+        "Agreements",
+        **{
+            "product": LEGACY,
+            "usage_plan": apigateway.UsagePlan.from_usage_plan_id(stack, "Plan", "plan123"),
+            "keys_table": dynamodb.Table.from_table_arn(
+                stack, "Keys", "arn:aws:dynamodb:us-east-1:111122223333:table/keys"
+            ),
+            "seller": SELLER,
+            **options,
+        },
+    )
 
 
 class Template:

@@ -4,56 +4,23 @@ from typing import Any
 
 import aws_cdk as cdk
 import pytest
-from aws_cdk import aws_apigateway as apigateway
-from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_ses as ses
 from aws_cdk import aws_sns as sns
-from templates import MakeApp, Template, environment
+from templates import CONTRACT, MakeApp, Template, define, environment
 
 from marketplace_constructs import (
     AgreementKind,
     Agreements,
-    Category,
-    Dimension,
-    DimensionType,
     MarketplaceConstructsError,
     Metering,
     PricingModel,
-    Product,
     Seller,
 )
 from marketplace_constructs.runtime.settings import ReconciliationSettings
 
-LEGACY = Product.legacy("legacy123")
-CONTRACT = Product.concurrent(
-    "contract123",
-    dimensions=[
-        Dimension(key="seats", category=Category.USERS, type=DimensionType.ENTITLED),
-        Dimension.requests("calls"),
-    ],
-    pricing_model=PricingModel.CONTRACT_WITH_CONSUMPTION,
-    metering_region="eu-west-1",
-)
-SELLER = Seller(seller_name="Example Corp.", support_contact="help@example.com")
 PLAN = "arn:${AWS::Partition}:apigateway:${AWS::Region}::/usageplans/plan123"
 KEYS = "arn:${AWS::Partition}:apigateway:${AWS::Region}::/apikeys"
-
-
-def define(stack: cdk.Stack, **options: Any) -> Agreements:
-    return Agreements(
-        stack,
-        "Agreements",
-        **{
-            "product": LEGACY,
-            "usage_plan": apigateway.UsagePlan.from_usage_plan_id(stack, "Plan", "plan123"),
-            "keys_table": dynamodb.Table.from_table_arn(
-                stack, "Keys", "arn:aws:dynamodb:us-east-1:111122223333:table/keys"
-            ),
-            "seller": SELLER,
-            **options,
-        },
-    )
 
 
 @pytest.fixture(scope="module")

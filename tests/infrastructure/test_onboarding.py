@@ -6,8 +6,7 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import assertions
 from aws_cdk import aws_certificatemanager as certificatemanager
-from templates import MakeApp, Template, environment, methods
-from test_agreements import CONTRACT, SELLER, define
+from templates import CONTRACT, SELLER, MakeApp, Template, define, environment, methods
 
 from marketplace_constructs import MarketplaceConstructsError, Onboarding, Seller, Throttle
 from marketplace_constructs.runtime.settings import OnboardingSettings

@@ -6,8 +6,7 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import assertions
 from aws_cdk import aws_sns as sns
-from templates import MakeApp, Template, environment
-from test_agreements import CONTRACT, LEGACY, define
+from templates import CONTRACT, LEGACY, MakeApp, Template, define, environment
 
 from marketplace_constructs import (
     Category,

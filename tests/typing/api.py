@@ -49,6 +49,6 @@ SubscriptionRelayStack(app, "Relay", home=stack)
 
 SellableApi(stack, "A", api=api, product="abc123", support_contact="x")  # type: ignore[arg-type]  # a Product
 SellableApi(stack, "B", api=api, product=product)  # type: ignore[call-arg]  # a support contact is needed
-SellableApi(stack, "C", api, product, "x")  # type: ignore[misc, call-arg]  # keyword-only
-Throttle(10, 20)  # type: ignore[misc]  # keyword-only
+SellableApi(stack, "C", api, product, "x")  # type: ignore[call-arg]  # keyword-only
+Throttle(10, 20)  # type: ignore[call-arg]  # keyword-only
 Product.concurrent("abc123")  # type: ignore[call-arg]  # nothing but the seller knows the dimensions
