@@ -98,9 +98,7 @@ class Page:
         assert not found
         assert width[0] <= width[1], f"{name} scrolls sideways: {width}"
         blocked = [
-            entry["message"]
-            for entry in self.driver.get_log("browser")
-            if "Content Security" in entry["message"]
+            entry["message"] for entry in self.driver.get_log("browser") if "Content Security" in entry["message"]
         ]
         assert not blocked
 

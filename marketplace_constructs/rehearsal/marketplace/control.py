@@ -149,8 +149,7 @@ def _subscribe(market: Marketplace, body: Body, _: Mapping[str, str]) -> Answer:
     if listing is None:
         raise _refusal(
             "MP-REHEARSAL-13",
-            f"product code, got {body['product_code']!r}; expected one of {', '.join(market.listings)}; "
-            "correct it",
+            f"product code, got {body['product_code']!r}; expected one of {', '.join(market.listings)}; correct it",
         )
     agreement = market.subscribe(
         _buyer(market, _required(body, "account_id")),
@@ -319,9 +318,7 @@ def _add_fault(market: Marketplace, body: Body, _: Mapping[str, str]) -> Answer:
     _required(body, "kind")
     return {
         "fault": _plain(
-            market.faults.add(
-                _required(body, "operation"), **{k: v for k, v in body.items() if k != "operation"}
-            )
+            market.faults.add(_required(body, "operation"), **{k: v for k, v in body.items() if k != "operation"})
         )
     }
 
@@ -407,8 +404,7 @@ def _found(market: Marketplace, path: Mapping[str, str]) -> Agreement:
     if agreement is None:
         raise _refusal(
             "MP-REHEARSAL-15",
-            f"agreement, got {path['agreement_id']!r}; expected one that exists; "
-            "GET /control/agreements lists them",
+            f"agreement, got {path['agreement_id']!r}; expected one that exists; GET /control/agreements lists them",
         )
     return agreement
 

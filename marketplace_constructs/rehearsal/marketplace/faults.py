@@ -82,7 +82,7 @@ class Faults:
         for what, got, expected, right in (
             ("kind", kind, " or ".join(FaultKind), kind in list(FaultKind)),
             ("times", times, "1 or more", times >= 1),
-            ("seconds", seconds, "0 to 60", 0 <= seconds <= 60),  # noqa: PLR2004  # said in the text
+            ("seconds", seconds, "0 to 60", 0 <= seconds <= 60),  # said in the text
             (
                 "error",
                 error,

@@ -155,8 +155,7 @@ class Marketplace:
             if product.product_code in self.listings:
                 raise _refusal(
                     "MP-REHEARSAL-06",
-                    f"add product, got product code {product.product_code!r} again; expected a new one; "
-                    "choose another",
+                    f"add product, got product code {product.product_code!r} again; expected a new one; choose another",
                 )
             listing = Listing(
                 product=product,
@@ -179,7 +178,7 @@ class Marketplace:
             if account_id is None:
                 free = [example for example in _EXAMPLE_BUYERS if example not in self.buyers]
                 account_id = free[0] if free else self.ids.account_id()
-            if not (account_id.isdecimal() and len(account_id) == 12) or account_id in self.buyers:  # noqa: PLR2004
+            if not (account_id.isdecimal() and len(account_id) == 12) or account_id in self.buyers:
                 raise _refusal(
                     "MP-REHEARSAL-07",
                     f"add buyer, got {account_id!r}; expected twelve digits, once; choose another",
@@ -498,9 +497,7 @@ class Marketplace:
         if agreement.status is not AgreementStatus.ACTIVE or agreement.ends_at != at:
             return
         if agreement.auto_renew:
-            self._succeed(
-                agreement, AgreementStatus.RENEWED, at, same_license=True, term=None, entitlements=None
-            )
+            self._succeed(agreement, AgreementStatus.RENEWED, at, same_license=True, term=None, entitlements=None)
         else:
             self._end(agreement, AgreementStatus.EXPIRED, at)
 
@@ -530,9 +527,7 @@ class Marketplace:
             starts_at=at,
             ends_at=at + length if length else None,
             entitlements=(
-                dict(agreement.entitlements)
-                if entitlements is None
-                else _entitlements(agreement.listing, entitlements)
+                dict(agreement.entitlements) if entitlements is None else _entitlements(agreement.listing, entitlements)
             ),
             reseller_account=agreement.proposer_account if agreement.resale_authorization_id else None,
             auto_renew=agreement.auto_renew,
@@ -584,9 +579,7 @@ class Marketplace:
                 event_id=self.ids.uuid(),
                 request_id=self.ids.uuid(),
                 at=at,
-                names_previous=change is AgreementChange.CREATED
-                and agreement.previous_id is not None
-                and named,
+                names_previous=change is AgreementChange.CREATED and agreement.previous_id is not None and named,
             )
         )
 
@@ -605,9 +598,7 @@ class Marketplace:
     def _tell_entitlements(self, agreement: Agreement, at: datetime) -> None:
         if agreement.is_legacy:
             self.events.send(
-                entitlement_message(
-                    agreement, sns_account=self.settings.sns_account, message_id=self.ids.uuid(), at=at
-                )
+                entitlement_message(agreement, sns_account=self.settings.sns_account, message_id=self.ids.uuid(), at=at)
             )
         else:
             self._tell_license(LicenseChange.UPDATED, agreement, at)
@@ -627,9 +618,7 @@ class Marketplace:
             )
 
 
-def _entitlements(
-    listing: Listing, wanted: Mapping[str, EntitlementValue] | None
-) -> dict[str, EntitlementValue]:
+def _entitlements(listing: Listing, wanted: Mapping[str, EntitlementValue] | None) -> dict[str, EntitlementValue]:
     sold = [dimension.key for dimension in listing.product.dimensions if not dimension.is_usage]
     if wanted is None:
         return dict.fromkeys(sold, 1)

@@ -138,9 +138,7 @@ class MeteringBook:
             )
         regions.add(record.region)
 
-    def report(
-        self, rule: ViolationRule, at: datetime, what: str, metering_record_id: str | None = None
-    ) -> None:
+    def report(self, rule: ViolationRule, at: datetime, what: str, metering_record_id: str | None = None) -> None:
         """Note what must not happen."""
         self.violations.append(Violation(rule=rule, at=at, what=what, metering_record_id=metering_record_id))
 
@@ -216,9 +214,7 @@ def _check(
         else _by_product(market, product_code, record)
     )
     if identity.listing.seller_account != caller.account_id:
-        raise ApiError(
-            "InvalidProductCodeException", "the product was not published by the account that calls"
-        )
+        raise ApiError("InvalidProductCodeException", "the product was not published by the account that calls")
     # Source: API reference, InvalidUsageDimensionException; what a contract sells is not metered.
     if record["Dimension"] not in {d.key for d in identity.listing.product.dimensions if d.is_usage}:
         raise ApiError("InvalidUsageDimensionException", f"dimension {record['Dimension']} is not metered")
@@ -266,15 +262,9 @@ def _by_product(market: Marketplace, product_code: str | None, record: AwsDocume
             "expected one of CustomerIdentifier and CustomerAWSAccountId",
         )
     if identifier and not listing.product.is_legacy:
-        raise ApiError(
-            "InvalidCustomerIdentifierException", "CustomerIdentifier is not supported for new products"
-        )
+        raise ApiError("InvalidCustomerIdentifierException", "CustomerIdentifier is not supported for new products")
     buyer = next(
-        (
-            b
-            for b in market.buyers.values()
-            if identifier == b.customer_identifier or account_id == b.account_id
-        ),
+        (b for b in market.buyers.values() if identifier == b.customer_identifier or account_id == b.account_id),
         None,
     )
     if buyer is None and market.settings.unknown_customer_fails_batch:
@@ -366,8 +356,7 @@ def _result(market: Marketplace, caller: Caller, record: _Checked, now: datetime
             book.report(
                 ViolationRule.CHANGED_QUANTITY,
                 now,
-                f"dimension {dimension} of {hour} is billed as {first.quantity}, "
-                f"and comes again as {record.quantity}",
+                f"dimension {dimension} of {hour} is billed as {first.quantity}, and comes again as {record.quantity}",
                 first.metering_record_id,
             )
             return {"UsageRecord": record.source, "Status": "DuplicateRecord"}

@@ -86,9 +86,7 @@ class Service:
             return {} if shape is None else _read_structure(value, shape)
         except Exception as error:  # noqa: BLE001  # a body may be broken in any way
             # Its text must not get into a message: it may hold a token.
-            raise ApiError(
-                "SerializationException", f"the body cannot be read ({type(error).__name__})"
-            ) from None
+            raise ApiError("SerializationException", f"the body cannot be read ({type(error).__name__})") from None
 
     def encode(self, operation: str, protocol: str, answer: Mapping[str, object]) -> bytes:
         """An operation's answer as a response body."""
@@ -264,11 +262,7 @@ def _read(value: Any, shape: Shape) -> Any:
 
 
 def _read_structure(value: Mapping[str, Any], shape: StructureShape) -> AwsDocument:
-    return {
-        name: _read(value[name], member)
-        for name, member in shape.members.items()
-        if value.get(name) is not None
-    }
+    return {name: _read(value[name], member) for name, member in shape.members.items() if value.get(name) is not None}
 
 
 def _turned_round(description: Mapping[str, Any]) -> dict[str, Any]:

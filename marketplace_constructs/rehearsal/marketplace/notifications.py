@@ -129,8 +129,7 @@ def agreement_event(
             about["previousAgreementId"] = agreement.previous_id
             detail["product"] = {"id": agreement.listing.product_id, "title": agreement.listing.title}
     detail |= {
-        "resaleAuthorization": agreement.resale_authorization_id
-        and {"id": agreement.resale_authorization_id},
+        "resaleAuthorization": agreement.resale_authorization_id and {"id": agreement.resale_authorization_id},
         **_parties(agreement),
     }
     return _event(f"{change} - {role}", agreement, detail, event_id=event_id, at=at)
@@ -173,9 +172,7 @@ def subscription_message(
     return SnsMessage(topic, json.dumps(body), message_id, at)
 
 
-def entitlement_message(
-    agreement: Agreement, *, sns_account: str, message_id: str, at: datetime
-) -> SnsMessage:
+def entitlement_message(agreement: Agreement, *, sns_account: str, message_id: str, at: datetime) -> SnsMessage:
     """A message of the entitlement topic: the same text whether bought, changed, renewed or expired."""
     body = {"action": "entitlement-updated", **_customer(agreement)}
     topic = topic_arn("entitlement", agreement.listing.code, sns_account)

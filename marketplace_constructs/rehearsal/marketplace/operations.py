@@ -69,9 +69,7 @@ def resolve_customer(market: Marketplace, caller: Caller, request: AwsDocument) 
     agreement, expires_at = issued
     if agreement.listing.seller_account != caller.account_id:
         # Source: the same page asks for the publishing account; it does not name the error [UNCONF].
-        raise ApiError(
-            "AccessDeniedException", "the product was not published by the account that calls", 400
-        )
+        raise ApiError("AccessDeniedException", "the product was not published by the account that calls", 400)
     if market.clock.now() >= expires_at:
         raise ApiError("ExpiredTokenException", "the registration token has expired")
     answer: AwsDocument = {
@@ -100,9 +98,7 @@ def get_entitlements(market: Marketplace, caller: Caller, request: AwsDocument) 
         raise ApiError("InvalidParameterException", "the product code is not one of yours")
     wanted = request.get("Filter", {})
     if {"CUSTOMER_IDENTIFIER", "CUSTOMER_AWS_ACCOUNT_ID"} <= set(wanted):
-        raise ApiError(
-            "InvalidParameterException", "expected one of CUSTOMER_IDENTIFIER and CUSTOMER_AWS_ACCOUNT_ID"
-        )
+        raise ApiError("InvalidParameterException", "expected one of CUSTOMER_IDENTIFIER and CUSTOMER_AWS_ACCOUNT_ID")
     if "CUSTOMER_IDENTIFIER" in wanted and not listing.product.is_legacy:
         raise ApiError("InvalidParameterException", "CUSTOMER_IDENTIFIER is not supported for new products")
     now = market.clock.now()
@@ -139,9 +135,7 @@ def describe_agreement(market: Marketplace, caller: Caller, request: AwsDocument
     if agreement.trial_ends_at:
         answer["freeTrialSummary"] = {"trialEndTime": agreement.trial_ends_at}
     if behavior := _end_behavior(agreement):
-        answer["endTimeBehavior"] = {"type": behavior[0]} | (
-            {"reasonCode": behavior[1]} if behavior[1] else {}
-        )
+        answer["endTimeBehavior"] = {"type": behavior[0]} | ({"reasonCode": behavior[1]} if behavior[1] else {})
     return answer
 
 
@@ -162,22 +156,17 @@ def search_agreements(market: Marketplace, caller: Caller, request: AwsDocument)
     if party not in {"Proposer", "Acceptor"}:
         raise ApiError("ValidationException", "expected the filter PartyType (MISSING_PARTY_TYPE)")
     if unknown := wanted.keys() - _SEARCH_FILTERS.keys():
-        raise ApiError(
-            "ValidationException", f"filters, got {sorted(map(str, unknown))} (INVALID_FILTER_NAME)"
-        )
+        raise ApiError("ValidationException", f"filters, got {sorted(map(str, unknown))} (INVALID_FILTER_NAME)")
     found = [
         agreement
         for agreement in market.agreements.values()
-        if caller.account_id
-        == (agreement.proposer_account if party == "Proposer" else agreement.buyer.account_id)
+        if caller.account_id == (agreement.proposer_account if party == "Proposer" else agreement.buyer.account_id)
         and all(_SEARCH_FILTERS[str(name)](agreement, value) for name, value in wanted.items())
     ]
     sort = request.get("sort", {})
     key = _TIMES.get(sort.get("sortBy", "EndTime"))
     if key is None:
-        raise ApiError(
-            "ValidationException", "sortBy must be EndTime, StartTime or LastUpdateTime (INVALID_SORT_BY)"
-        )
+        raise ApiError("ValidationException", "sortBy must be EndTime, StartTime or LastUpdateTime (INVALID_SORT_BY)")
     found.sort(
         key=lambda agreement: (key(agreement) is None, key(agreement) or agreement.starts_at),
         reverse=sort.get("sortOrder") == "DESCENDING",
@@ -327,9 +316,7 @@ def _check_region(service: Service, caller: Caller) -> None:
         return
     if service.name == "meteringmarketplace":
         raise ApiError("DisabledApiException", f"the API is disabled in {caller.region}")
-    raise ApiError(
-        "UnknownEndpoint", f"{service.name} has no endpoint in {caller.region}; there is one in us-east-1"
-    )
+    raise ApiError("UnknownEndpoint", f"{service.name} has no endpoint in {caller.region}; there is one in us-east-1")
 
 
 def _constraint_error(service: Service, broken: BrokenConstraint) -> str:
@@ -397,9 +384,7 @@ def _end_behavior(agreement: Agreement) -> tuple[str, str | None] | None:
     return ("RENEW", None) if agreement.auto_renew else ("EXPIRE", "ACCEPTOR_RENEW_OPTED_OUT")
 
 
-def _entitlement(
-    agreement: Agreement, dimension: str, value: EntitlementValue, over: datetime | None
-) -> AwsDocument:
+def _entitlement(agreement: Agreement, dimension: str, value: EntitlementValue, over: datetime | None) -> AwsDocument:
     kind = {bool: "BooleanValue", int: "IntegerValue", float: "DoubleValue", str: "StringValue"}[type(value)]
     entitlement: AwsDocument = {
         "ProductCode": agreement.listing.code,

@@ -31,9 +31,7 @@ Authorize = Callable[[str, str], bool]
 """Whether an access key id may do an action, such as ``aws-marketplace:ResolveCustomer``."""
 
 _CONTENT_TYPES: Final = {JSON_PROTOCOL: "application/x-amz-json-{}", CBOR_PROTOCOL: "application/cbor"}
-_CREDENTIAL: Final = re.compile(
-    r"AWS4-HMAC-SHA256 .*?Credential=([^/,\s]+)/\d{8}/([a-z0-9-]+)/aws-marketplace/"
-)
+_CREDENTIAL: Final = re.compile(r"AWS4-HMAC-SHA256 .*?Credential=([^/,\s]+)/\d{8}/([a-z0-9-]+)/aws-marketplace/")
 _RPC_PATH: Final = re.compile(r"/service/(\w+)/operation/(\w+)")
 _BATCH_BYTES: Final = 1024 * 1024
 _BODY_BYTES: Final = 4 * 1024 * 1024
@@ -182,9 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 found = control.run(self.owner.marketplace, self.command, path, json.loads(body or b"{}"))
                 status, answer = (
-                    (HTTPStatus.OK, found)
-                    if found is not None
-                    else (HTTPStatus.NOT_FOUND, control.nothing(path))
+                    (HTTPStatus.OK, found) if found is not None else (HTTPStatus.NOT_FOUND, control.nothing(path))
                 )
             except (MarketplaceConstructsError, ValueError, TypeError, KeyError) as error:
                 status, answer = HTTPStatus.BAD_REQUEST, control.problem(str(error))
@@ -238,10 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         key, region = credential.groups()
         owner = self.owner
         if owner.authorize is not None and not owner.authorize(key, f"aws-marketplace:{operation}"):
-            raise ApiError(
-                "AccessDeniedException", f"not authorized to perform aws-marketplace:{operation}", 400
-            )
-        is_account = key.isdecimal() and len(key) == 12  # noqa: PLR2004  # an account id
+            raise ApiError("AccessDeniedException", f"not authorized to perform aws-marketplace:{operation}", 400)
+        is_account = key.isdecimal() and len(key) == 12  # an account id
         account = key if is_account else owner.accounts.get(key, owner.marketplace.seller_account)
         return Caller(account_id=account, region=region)
 

@@ -104,8 +104,7 @@ class Settings:
                 raise MarketplaceConstructsError(
                     Problem(
                         "MP-REHEARSAL-03",
-                        f"setting, got {name!r}; expected one of {', '.join(sorted(known))}; "
-                        "correct its name",
+                        f"setting, got {name!r}; expected one of {', '.join(sorted(known))}; correct its name",
                     )
                 )
             changes[name] = _converted(name, getattr(self, name), value)
