@@ -331,10 +331,7 @@ def test_the_registration_form_is_what_a_browser_posts(world: World) -> None:
     form = world.market.registration_form(agreement)
     assert form["x-amzn-marketplace-offer-type"] == "free-trial"
     assert form["x-amzn-marketplace-agreement-id"] == agreement.id
-    assert (
-        world.market.registration_form(agreement)["x-amzn-marketplace-token"]
-        != form["x-amzn-marketplace-token"]
-    )
+    assert world.market.registration_form(agreement)["x-amzn-marketplace-token"] != form["x-amzn-marketplace-token"]
     world.market.settings = replace(world.market.settings, undocumented_form_fields=False)
     world.clock.advance(timedelta(days=7))
     assert list(world.market.registration_form(agreement)) == ["x-amzn-marketplace-token"]
@@ -361,9 +358,7 @@ def test_fails_when_a_legacy_buyer_subscribes_twice(world: World) -> None:
         world.market.subscribe(world.buyer, world.legacy)
 
 
-@pytest.mark.parametrize(
-    "act", [Marketplace.cancel, Marketplace.renew, Marketplace.replace, Marketplace.amend]
-)
+@pytest.mark.parametrize("act", [Marketplace.cancel, Marketplace.renew, Marketplace.replace, Marketplace.amend])
 def test_fails_when_an_ended_agreement_is_to_change(world: World, act: Callable[..., object]) -> None:
     agreement = world.market.subscribe(world.buyer, world.concurrent)
     world.market.cancel(agreement)

@@ -45,10 +45,7 @@ class World:
         self.server = server
         self.market = server.marketplace
         self.clock = self.market.clock
-        seats = [
-            Dimension(key=key, category=Category.USERS, type=DimensionType.ENTITLED)
-            for key in ("seats", "desks")
-        ]
+        seats = [Dimension(key=key, category=Category.USERS, type=DimensionType.ENTITLED) for key in ("seats", "desks")]
         self.legacy = self.market.add_product(Product.legacy("old123"))
         self.contract = self.market.add_product(
             Product.concurrent(
@@ -197,8 +194,7 @@ def test_fails_when_a_request_has_a_megabyte(world: World) -> None:
         "Dimension": "calls",
         "Quantity": 1000,
         "UsageAllocations": [
-            {"AllocatedUsageQuantity": 1, "Tags": [allocation | {"Key": f"{n:04}" + "k" * 96}]}
-            for n in range(1000)
+            {"AllocatedUsageQuantity": 1, "Tags": [allocation | {"Key": f"{n:04}" + "k" * 96}]} for n in range(1000)
         ],
     }
     client = world.client("meteringmarketplace")
@@ -211,9 +207,7 @@ class TestGetEntitlements:
     """Source: API reference, GetEntitlements."""
 
     def get(self, world: World, **request: Any) -> list[tuple[str, Any]]:
-        answer = world.client("marketplace-entitlement").get_entitlements(
-            **{"ProductCode": "new456"} | request
-        )
+        answer = world.client("marketplace-entitlement").get_entitlements(**{"ProductCode": "new456"} | request)
         return [(entitlement["Dimension"], entitlement["Value"]) for entitlement in answer["Entitlements"]]
 
     def test_what_was_bought_is_listed_with_its_licence_and_end(self, world: World) -> None:
@@ -234,13 +228,8 @@ class TestGetEntitlements:
             ("seats", {"IntegerValue": 3}),
             ("seats", {"IntegerValue": 9}),
         ]
-        assert self.get(world, Filter={"LICENSE_ARN": [other.license_arn]}) == [
-            ("seats", {"IntegerValue": 9})
-        ]
-        assert (
-            self.get(world, Filter={"CUSTOMER_AWS_ACCOUNT_ID": both[:1], "LICENSE_ARN": [other.license_arn]})
-            == []
-        )
+        assert self.get(world, Filter={"LICENSE_ARN": [other.license_arn]}) == [("seats", {"IntegerValue": 9})]
+        assert self.get(world, Filter={"CUSTOMER_AWS_ACCOUNT_ID": both[:1], "LICENSE_ARN": [other.license_arn]}) == []
 
     @pytest.mark.parametrize("empty_first", [False, True])
     def test_pages_lead_on_even_from_an_empty_one(self, world: World, *, empty_first: bool) -> None:
@@ -277,24 +266,18 @@ class TestGetEntitlements:
 
     def test_fails_when_called_outside_us_east_1(self, world: World) -> None:
         with pytest.raises(exceptions.ClientError, match="no endpoint in eu-central-1"):
-            world.client("marketplace-entitlement", region="eu-central-1").get_entitlements(
-                ProductCode="new456"
-            )
+            world.client("marketplace-entitlement", region="eu-central-1").get_entitlements(ProductCode="new456")
 
 
 class TestAgreements:
     """Source: API reference of the agreement service."""
 
     def test_an_agreement_is_described(self, world: World) -> None:
-        trial = world.market.subscribe(
-            world.buyer, world.contract, free_trial=timedelta(days=7), auto_renew=True
-        )
+        trial = world.market.subscribe(world.buyer, world.contract, free_trial=timedelta(days=7), auto_renew=True)
         described = world.client("marketplace-agreement").describe_agreement(agreementId=trial.id)
         assert described["status"] == "ACTIVE"
         assert described["acceptor"] == {"accountId": "123456789012"}
-        assert described["proposalSummary"]["resources"] == [
-            {"id": world.contract.product_id, "type": "SaaSProduct"}
-        ]
+        assert described["proposalSummary"]["resources"] == [{"id": world.contract.product_id, "type": "SaaSProduct"}]
         assert described["freeTrialSummary"] == {"trialEndTime": START + timedelta(days=7)}
         assert described["endTimeBehavior"] == {"type": "RENEW"}
         assert described["endTime"] == trial.ends_at
@@ -363,9 +346,7 @@ class TestAgreements:
         future = world.market.subscribe(world.buyer, world.contract, starts_in=timedelta(days=1))
 
         def status(agreement: Agreement) -> str:
-            (entitlement,) = client.get_agreement_entitlements(agreementId=agreement.id)[
-                "agreementEntitlements"
-            ]
+            (entitlement,) = client.get_agreement_entitlements(agreementId=agreement.id)["agreementEntitlements"]
             assert entitlement["licenseArn"] == agreement.license_arn
             found: str = entitlement["status"]
             return found
@@ -378,9 +359,7 @@ class TestAgreements:
             status(world.new)
 
     def test_terms_name_what_each_dimension_costs(self, world: World) -> None:
-        terms = world.client("marketplace-agreement").get_agreement_terms(agreementId=world.new.id)[
-            "acceptedTerms"
-        ]
+        terms = world.client("marketplace-agreement").get_agreement_terms(agreementId=world.new.id)["acceptedTerms"]
         usage, upfront = terms[0]["usageBasedPricingTerm"], terms[1]["configurableUpfrontPricingTerm"]
         assert usage["rateCards"] == [{"rateCard": [{"dimensionKey": "calls", "price": "0"}]}]
         assert [rate["dimensionKey"] for rate in upfront["rateCards"][0]["rateCard"]] == ["seats", "desks"]
@@ -422,9 +401,7 @@ class TestTrouble:
         assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == 429
 
     @pytest.mark.parametrize(("kind", "billed"), [(FaultKind.LOST_CALL, 0), (FaultKind.LOST_REPLY, 1)])
-    def test_a_connection_is_cut_before_or_after_the_effect(
-        self, world: World, kind: FaultKind, billed: int
-    ) -> None:
+    def test_a_connection_is_cut_before_or_after_the_effect(self, world: World, kind: FaultKind, billed: int) -> None:
         world.market.faults.add("BatchMeterUsage", kind)
         with pytest.raises((ConnectionError, exceptions.HTTPClientError)):
             world.meter()
@@ -476,9 +453,7 @@ class TestServer:
             sent = serializer.serialize_to_request(request, model)
             signed = f"AWS4-HMAC-SHA256 Credential={SELLER}/20261121/us-east-1/aws-marketplace/x"
             connection = http.client.HTTPConnection("127.0.0.1", urllib.parse.urlsplit(world.server.url).port)
-            connection.request(
-                "POST", sent["url_path"], sent["body"], {**sent["headers"], "Authorization": signed}
-            )
+            connection.request("POST", sent["url_path"], sent["body"], {**sent["headers"], "Authorization": signed})
             got = connection.getresponse()
             response = {"status_code": got.status, "headers": dict(got.headers), "body": got.read()}
             connection.close()
@@ -490,9 +465,7 @@ class TestServer:
         assert get(ProductCode="nobody")["Error"]["Code"] == "InvalidParameterException"
 
     def test_accounts_of_other_access_keys_can_be_told(self) -> None:
-        server = MarketplaceServer(
-            Marketplace(SettableClock(lambda: START)), accounts={"AKIAEXAMPLE": "222233334444"}
-        )
+        server = MarketplaceServer(Marketplace(SettableClock(lambda: START)), accounts={"AKIAEXAMPLE": "222233334444"})
         with server:
             world = World(server)
             assert world.resolve(world.new, account="ASIAUNKNOWN")["ProductCode"] == "new456"
@@ -543,9 +516,7 @@ class TestServer:
             world = World(server)
             world.market.cancel(world.old)
             deadline = time.monotonic() + 10
-            while (
-                world.market.events.history[-1].name != "unsubscribe-success" and time.monotonic() < deadline
-            ):
+            while world.market.events.history[-1].name != "unsubscribe-success" and time.monotonic() < deadline:
                 time.sleep(0.05)
         assert world.market.events.history[-1].name == "unsubscribe-success"
         assert server.errors == ()

@@ -70,9 +70,7 @@ def remote(market: Marketplace) -> Iterator[Remote]:
 
 def subscribe(remote: Remote, product_code: str = "new456", **terms: Any) -> Any:
     account_id = remote("POST", "/buyers")["buyer"]["account_id"]
-    return remote("POST", "/agreements", account_id=account_id, product_code=product_code, **terms)[
-        "agreement"
-    ]
+    return remote("POST", "/agreements", account_id=account_id, product_code=product_code, **terms)["agreement"]
 
 
 def test_every_call_is_listed_and_documented(remote: Remote) -> None:
@@ -85,16 +83,12 @@ def test_every_call_is_listed_and_documented(remote: Remote) -> None:
 
 
 def test_a_sale_from_outside(remote: Remote, market: Marketplace) -> None:
-    agreement = subscribe(
-        remote, entitlements={"seats": 4}, term_seconds=86400, reseller_account="999988887777"
-    )
+    agreement = subscribe(remote, entitlements={"seats": 4}, term_seconds=86400, reseller_account="999988887777")
     assert agreement["entitlements"] == {"seats": 4}
     assert agreement["ends_at"] == "2026-11-22T10:37:12Z"
     form = remote("POST", f"/agreements/{agreement['id']}/form")
     assert form["action"] == "https://example.com/register"
-    resolved = market.call(
-        "ResolveCustomer", {"RegistrationToken": form["fields"]["x-amzn-marketplace-token"]}
-    )
+    resolved = market.call("ResolveCustomer", {"RegistrationToken": form["fields"]["x-amzn-marketplace-token"]})
     assert resolved["LicenseArn"] == agreement["license_arn"]
     renewed = remote("POST", f"/agreements/{agreement['id']}/renew", same_license=False)["agreement"]
     assert renewed["previous_id"] == agreement["id"]
@@ -164,12 +158,8 @@ def test_faults_settings_and_books_are_reached_from_outside(remote: Remote, mark
         "Dimension": "calls",
     }
     for quantity in ("1.5", "2"):
-        market.call(
-            "BatchMeterUsage", {"UsageRecords": [{**record, "QuantityAsDecimal": quantity}]}, caller=Caller()
-        )
-    assert [(r["dimension"], r["quantity"]) for r in remote("GET", "/records")["records"]] == [
-        ("calls", "1.5")
-    ]
+        market.call("BatchMeterUsage", {"UsageRecords": [{**record, "QuantityAsDecimal": quantity}]}, caller=Caller())
+    assert [(r["dimension"], r["quantity"]) for r in remote("GET", "/records")["records"]] == [("calls", "1.5")]
     assert [v["rule"] for v in remote("GET", "/violations")["violations"]] == ["changed-quantity"]
     assert [c["operation"] for c in remote("GET", "/calls")["calls"]] == ["BatchMeterUsage"] * 2
     remote("POST", f"/buyers/{agreement['account_id']}/suspend")

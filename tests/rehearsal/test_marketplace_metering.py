@@ -49,9 +49,7 @@ class World:
                 ],
             )
         )
-        self.other = self.market.add_product(
-            Product.concurrent("new789", dimensions=[Dimension.requests("calls")])
-        )
+        self.other = self.market.add_product(Product.concurrent("new789", dimensions=[Dimension.requests("calls")]))
         self.buyer = self.market.add_buyer()
         self.agreement = self.market.subscribe(self.buyer, self.listing)
         self.old = self.market.subscribe(self.buyer, self.legacy)
@@ -212,9 +210,7 @@ class TestTime:
         ("age", "accepted"),
         [(timedelta(hours=24) - timedelta(seconds=1), True), (timedelta(hours=24), False)],
     )
-    def test_usage_is_accepted_until_it_is_a_day_old(
-        self, world: World, age: timedelta, *, accepted: bool
-    ) -> None:
+    def test_usage_is_accepted_until_it_is_a_day_old(self, world: World, age: timedelta, *, accepted: bool) -> None:
         record = world.record()
         world.clock.advance(age)
         if accepted:
@@ -247,10 +243,7 @@ class TestTime:
     def test_fails_when_usage_precedes_the_agreement(self, world: World) -> None:
         hour = START.replace(minute=0, second=0)
         assert world.error(world.record(Timestamp=hour)) == "InvalidLicenseException"
-        assert (
-            world.error(world.old_record(Timestamp=hour), ProductCode="old123")
-            == "TimestampOutOfBoundsException"
-        )
+        assert world.error(world.old_record(Timestamp=hour), ProductCode="old123") == "TimestampOutOfBoundsException"
 
     def test_usage_is_accepted_for_an_hour_after_the_end(self, world: World) -> None:
         world.clock.advance(HOUR)
@@ -397,9 +390,7 @@ class TestQuantities:
             {"LicenseArn": "aws:license-manager:us-east-1:111122223333:l-0"},
         ],
     )
-    def test_fails_when_a_member_breaks_the_service_model(
-        self, world: World, members: dict[str, Any]
-    ) -> None:
+    def test_fails_when_a_member_breaks_the_service_model(self, world: World, members: dict[str, Any]) -> None:
         base = without(world.record(), "Quantity") if "QuantityAsDecimal" in members else world.record()
         assert world.error(base | members) == "ValidationException"
 
@@ -446,9 +437,7 @@ class TestQuantities:
 
     def test_allocations_may_leave_one_bucket_without_tags(self, world: World) -> None:
         tagged = {"AllocatedUsageQuantity": 2, "Tags": [{"Key": "team", "Value": "blue"}]}
-        assert world.statuses(world.record(UsageAllocations=[tagged, {"AllocatedUsageQuantity": 3}])) == [
-            "Success"
-        ]
+        assert world.statuses(world.record(UsageAllocations=[tagged, {"AllocatedUsageQuantity": 3}])) == ["Success"]
         allocations = world.market.accepted_records[0].allocations
         assert [(part.quantity, part.tags) for part in allocations] == [
             (Decimal(2), (("team", "blue"),)),
@@ -507,9 +496,7 @@ class TestPartialAnswers:
         assert len(world.market.accepted_records) == 2
 
 
-@pytest.mark.parametrize(
-    ("region", "outcome"), [("ca-west-1", "DisabledApiException"), ("eu-central-1", "Success")]
-)
+@pytest.mark.parametrize(("region", "outcome"), [("ca-west-1", "DisabledApiException"), ("eu-central-1", "Success")])
 def test_metering_is_disabled_in_some_regions(world: World, region: str, outcome: str) -> None:
     call: Callable[..., Any] = world.error if outcome != "Success" else world.statuses
     assert call(world.record(), region=region) in (outcome, [outcome])

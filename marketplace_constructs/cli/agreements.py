@@ -1,0 +1,253 @@
+"""``sellable agreements``: what is known of each buyer's agreements, and why their access is as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from marketplace_constructs.cli.group import common_options
+from marketplace_constructs.domain.agreements import Agreement, Fact, agreements_of
+from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
+
+if TYPE_CHECKING:
+    from marketplace_constructs.runtime.agreements.facts import FactStore
+    from marketplace_constructs.runtime.settings import ReconciliationSettings
+
+_SCHEMA_VERSION: Final = 1
+_HANDLER: Final = "marketplace_constructs.runtime.agreements.reconciliation.handler"
+
+
+@click.group("agreements")
+@click.option("--stack", "stack", required=True, metavar="NAME", help="The stack with the SellableApi.")
+@click.option("--product-code", metavar="CODE", help="Which one, where the stack has several.")
+@click.pass_context
+def command(ctx: click.Context, *, stack: str, product_code: str | None) -> None:
+    """What is known of each buyer's agreements, and why.
+
+    Account and Region are those of the AWS configuration. Reads the stack's
+    table of facts, and changes nothing but by repair.
+    """
+    ctx.obj = _Sale(stack, product_code)
+
+
+@command.command("list")
+@common_options
+@click.pass_obj
+def list_agreements(sale: _Sale, *, output: str) -> int:
+    """List every agreement with its state."""
+    found = [agreement for _, agreements in sale.buyers() for agreement in agreements]
+    findings = int(any(agreement.alarms for agreement in found))
+    if output == "json":
+        _print_json(agreements=[_to_json(agreement) for agreement in found])
+        return findings
+    click.echo(f"{'AGREEMENT':34}{'BUYER':14}{'STATE':12}{'ACCESS':8}KEYS")
+    now = datetime.now(UTC)
+    for agreement in found:
+        access = "yes" if agreement.grants_access else "no"
+        live = len(agreement.live_keys(now))
+        click.echo(f"{agreement.id:34}{agreement.buyer:14}{agreement.state:12}{access:8}{live}")
+    return findings
+
+
+@command.command("show")
+@click.argument("agreement_id", metavar="AGREEMENT")
+@common_options
+@click.pass_obj
+def show(sale: _Sale, *, agreement_id: str, output: str) -> int:
+    """Show one agreement: its state, why, and every fact of its buyer."""
+    for facts, agreements in sale.buyers():
+        for agreement in agreements:
+            if agreement.id == agreement_id:
+                _show(agreement, facts, output)
+                return 1 if agreement.alarms else 0
+    raise _refusal(
+        "MP-CLI-12",
+        f"agreement, got {agreement_id!r}; expected a known one; list them with sellable agreements list",
+    )
+
+
+@command.command("repair")
+@click.argument("buyer", metavar="BUYER")
+@common_options
+@click.pass_obj
+def repair(sale: _Sale, *, buyer: str, output: str) -> int:
+    """Run the reconciliation for one buyer, now.
+
+    BUYER is the customer's AWS account id, or the customer identifier of a
+    legacy product. AWS is asked how the agreements stand, and keys are made to
+    match. Exits with 1 if something still needs a person.
+    """
+    if not sale.facts.of_buyer(buyer):
+        raise _refusal(
+            "MP-CLI-12",
+            f"buyer, got {buyer!r}; expected a known one; list them with sellable agreements list",
+        )
+    failed = sale.reconcile(buyer)
+    if failed:
+        raise _refusal("MP-CLI-13", f"repair of {buyer}, got {failed}; expected it to succeed; see the function's log")
+    agreements = sale.agreements(sale.facts.of_buyer(buyer))
+    if output == "json":
+        _print_json(agreements=[_to_json(agreement) for agreement in agreements])
+    for agreement in agreements if output == "text" else ():
+        click.echo(f"{agreement.id}: {agreement.state}, access {'granted' if agreement.grants_access else 'refused'}")
+    return 1 if any(agreement.alarms for agreement in agreements) else 0
+
+
+@dataclass
+class _Sale:
+    """What a deployed SellableApi knows, found through its reconciliation function."""
+
+    stack: str
+    product_code: str | None
+
+    @cached_property
+    def _session(self) -> Any:
+        import boto3
+
+        return boto3.Session()
+
+    @cached_property
+    def _function(self) -> tuple[str, ReconciliationSettings]:
+        from marketplace_constructs.runtime.settings import ReconciliationSettings, SettingsError
+
+        functions = self._session.client("lambda")
+        pages = (
+            self._session.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=self.stack)
+        )
+        found = []
+        for resource in (resource for page in pages for resource in page["StackResourceSummaries"]):
+            if resource["ResourceType"] != "AWS::Lambda::Function":
+                continue
+            function = functions.get_function_configuration(FunctionName=resource["PhysicalResourceId"])
+            if function.get("Handler") != _HANDLER:
+                continue
+            try:
+                settings = ReconciliationSettings.from_environment(function["Environment"]["Variables"])
+            except SettingsError as error:
+                raise _refusal(
+                    "MP-CLI-11",
+                    f"stack {self.stack}, got {error}; expected settings of this version; deploy it anew",
+                ) from None
+            if self.product_code in {None, settings.product_code}:
+                found.append((str(function["FunctionName"]), settings))
+        if len(found) != 1:
+            codes = ", ".join(settings.product_code for _, settings in found) or "none"
+            raise _refusal(
+                "MP-CLI-10",
+                f"stack {self.stack}, got the sold products {codes}; expected one; "
+                + ("name it with --product-code" if found else "name the stack that has the SellableApi"),
+            )
+        return found[0]
+
+    @cached_property
+    def facts(self) -> FactStore:
+        """The table of facts."""
+        from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts
+
+        return DynamoDbFacts(self._session.client("dynamodb"), self._function[1].facts_table)
+
+    def agreements(self, facts: tuple[Fact, ...]) -> tuple[Agreement, ...]:
+        """The agreements that follow from the facts of one buyer, oldest first."""
+        return agreements_of(facts, product=self._function[1].terms, now=datetime.now(UTC))
+
+    def buyers(self) -> Iterator[tuple[tuple[Fact, ...], tuple[Agreement, ...]]]:
+        """Every buyer's facts, and the agreements that follow from them."""
+        for _, facts in self.facts.buyers():
+            yield facts, self.agreements(facts)
+
+    def reconcile(self, buyer: str) -> str:
+        """Run the reconciliation for one buyer; what went wrong, or an empty text."""
+        answer = self._session.client("lambda").invoke(
+            FunctionName=self._function[0], Payload=json.dumps({"buyer": buyer}).encode()
+        )
+        said = json.loads(answer["Payload"].read() or b"{}")
+        return str(said.get("errorMessage", "an error")) if answer.get("FunctionError") else ""
+
+
+def _show(agreement: Agreement, facts: tuple[Fact, ...], output: str) -> None:
+    if output == "json":
+        _print_json(agreement=_to_json(agreement), why=_why(agreement), facts=[_fact_to_json(fact) for fact in facts])
+        return
+    click.echo(f"{agreement.id} of {agreement.buyer}: {agreement.state}")
+    for reason in _why(agreement):
+        click.echo(f"  {reason}")
+    click.echo("facts of the buyer, oldest first:")
+    for fact in sorted(facts, key=lambda fact: fact.at):
+        details = " ".join(f"{name}={value}" for name, value in _fact_to_json(fact).items() if name not in _PLAIN)
+        click.echo(f"  {fact.at:%Y-%m-%d %H:%M:%S}  {fact.kind:14}  {details}".rstrip())
+
+
+_PLAIN: Final = frozenset({"at", "kind", "buyer", "id", "key_sha256"})
+
+
+def _why(agreement: Agreement) -> list[str]:
+    """What the access rests on, in sentences."""
+    access = "access is granted" if agreement.grants_access else "access is refused"
+    reasons = [
+        f"registered {_at(agreement.registered_at)}" if agreement.is_registered else "nobody has registered",
+        f"activated {_at(agreement.activated_at)}" if agreement.activated_at else "AWS has not activated it",
+    ]
+    if agreement.ended_at or agreement.cause:
+        reasons.append(f"ended {_at(agreement.ended_at)}, cause {agreement.cause or 'not told'}")
+    if agreement.successor:
+        reasons.append(f"continued by {agreement.successor}")
+    said = [f"{access}: {', '.join(reasons)}"]
+    if agreement.predecessor:
+        said.append(f"continues {agreement.predecessor}, with its registration and its keys")
+    for key in agreement.keys:
+        end = "never shown" if key.is_abandoned else f"until {_at(key.retire_at)}" if key.retire_at else "no end"
+        said.append(f"key {key.number} ({key.name}, API key id {key.api_key_id or 'none'}): {end}")
+    return said + [f"needs attention: {alarm}" for alarm in agreement.alarms]
+
+
+def _at(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "at an unknown time"
+
+
+def _to_json(agreement: Agreement) -> dict[str, object]:
+    return {
+        "id": agreement.id,
+        "buyer": agreement.buyer,
+        "kind": agreement.kind.value,
+        "state": agreement.state.value,
+        "grants_access": agreement.grants_access,
+        "is_registered": agreement.is_registered,
+        "activated_at": agreement.activated_at and agreement.activated_at.isoformat(),
+        "ended_at": agreement.ended_at and agreement.ended_at.isoformat(),
+        "cause": agreement.cause,
+        "license_arn": agreement.license_arn,
+        "predecessor": agreement.predecessor,
+        "successor": agreement.successor,
+        "keys": [
+            {
+                "number": key.number,
+                "name": key.name,
+                "api_key_id": key.api_key_id,
+                "abandoned": key.is_abandoned,
+            }
+            for key in agreement.keys
+        ],
+        "alarms": list(agreement.alarms),
+    }
+
+
+def _fact_to_json(fact: Fact) -> dict[str, str]:
+    from marketplace_constructs.runtime.agreements.facts import to_item
+
+    item = to_item(fact)
+    item["id"] = item.pop("fact")
+    return item
+
+
+def _print_json(**content: object) -> None:
+    click.echo(json.dumps({"schema_version": _SCHEMA_VERSION, **content}))
+
+
+def _refusal(code: str, what: str) -> MarketplaceConstructsError:
+    return MarketplaceConstructsError(Problem(code, what))

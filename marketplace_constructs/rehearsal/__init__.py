@@ -1,0 +1,1 @@
+"""A sale on this machine: a local AWS, a Marketplace beside it, and journeys with promises to keep."""

@@ -1,0 +1,176 @@
+"""Start the emulator with what it lacks and the rehearsal supplies.
+
+The emulator's own interpreter runs this file. It imports nothing of this package, because the emulator lives in an
+environment of its own.
+
+What the emulator (ministack 1.5.33) lacks, and what is supplied here:
+
+* A request authorizer's identity sources ``context.*``: it takes them as absent and answers 401. Here
+  ``context.httpMethod`` and ``context.resourcePath`` have their values, so that a cached answer is kept per
+  method and resource, as API Gateway does.
+* Access logs: it writes none. Here every answer of a REST API carries the variables that an access log would
+  have, as JSON in the header ``x-rehearsal-access``, which the rehearsal's gateway takes off again. A key
+  appears by its id only, and only where the method requires one.
+* TLS: its calls come over plain HTTP on loopback, which a policy that asks for ``aws:SecureTransport`` refuses.
+  Here every call counts as one over TLS, because each stands for one.
+* Switching off: a patch that sets a key's ``enabled`` or a method's ``apiKeyRequired`` to ``false`` leaves it
+  on, because it keeps the text. Here it takes effect.
+* A stack's SNS subscription to a topic of another account: it reports one made and makes none. Here the
+  topics of AWS Marketplace's account are there before any stack is, as they are at AWS, and are subscribed
+  to.
+* A secret's ``Ref``: it is the secret's name, which a policy's ``Resource`` does not match. Here it is the ARN, as
+  at AWS. (Stacks are made and deleted here, never updated.)
+* An end: it would outlive whoever started it. Here it ends when its standard input closes, which happens
+  however the other side ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from contextvars import ContextVar
+from pathlib import Path
+
+from ministack import app
+from ministack.core import iam_evaluator
+from ministack.core.responses import request_scope
+from ministack.services import apigateway_v1, sns
+from ministack.services.cloudformation import provisioners
+
+MARKETPLACE_ACCOUNT = "287250355862"
+"""Owner of every product's topics. Source: aws-samples/aws-marketplace-serverless-saas-integration, the only
+value its template allows (read 2026-11-21)."""
+
+_access: ContextVar[dict] = ContextVar("access")
+
+
+def end_with_parent() -> None:
+    """Leave, and leave nothing behind, as soon as standard input closes."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        # The directory that was made for this run alone.
+        shutil.rmtree(Path.cwd(), ignore_errors=True)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def supply_context_identity_sources() -> None:
+    """Teach request authorizers the identity sources that name the method and the resource."""
+    resolve = apigateway_v1._request_identity_sources
+
+    def resolve_with_context(identity_source, headers, query, stage):
+        access = _access.get()
+        known = {f"context.{name}": access[name] for name in ("httpMethod", "resourcePath")}
+        sources = [source.strip() for source in (identity_source or "").split(",") if source.strip()]
+        _, found = resolve(identity_source, headers, query, stage)
+        values = [known.get(source, value) for source, value in zip(sources, found, strict=True)]
+        return all(values), values
+
+    apigateway_v1._request_identity_sources = resolve_with_context
+
+
+def supply_secure_transport() -> None:
+    """Let every call count as one over TLS."""
+    resolve = iam_evaluator._resolve_condition_key
+
+    def resolve_over_tls(key, context):
+        return "true" if key.lower() == "aws:securetransport" else resolve(key, context)
+
+    iam_evaluator._resolve_condition_key = resolve_over_tls
+
+
+def supply_switches() -> None:
+    """Let patches of the two switches that matter here set true or false."""
+    apply = apigateway_v1._apply_patch
+
+    def apply_switches(target, operations):
+        for operation in operations:
+            if operation.get("path") in {"/enabled", "/apiKeyRequired"}:
+                operation["value"] = operation["value"] == "true"
+        return apply(target, operations)
+
+    apigateway_v1._apply_patch = apply_switches
+
+
+def supply_subscriptions_to_marketplace() -> None:
+    """Let a stack subscribe to the topics of AWS Marketplace's account."""
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::SNS::Subscription"]
+    create, delete = handlers["create"], handlers["delete"]
+
+    def create_in_owner(logical_id, properties, stack_name):
+        *_, region, owner, name = properties["TopicArn"].split(":")
+        if owner != MARKETPLACE_ACCOUNT:
+            return create(logical_id, properties, stack_name)
+        with request_scope(owner, region):
+            sns._create_topic({"Name": [name]})
+            return create(logical_id, properties, stack_name)
+
+    def delete_in_owner(physical_id, properties):
+        *_, region, owner, _, _ = physical_id.split(":")
+        if owner != MARKETPLACE_ACCOUNT:
+            return delete(physical_id, properties)
+        with request_scope(owner, region):
+            return delete(physical_id, properties)
+
+    handlers["create"], handlers["delete"] = create_in_owner, delete_in_owner
+
+
+def supply_secret_arns() -> None:
+    """Let a secret's physical id, which is its ``Ref``, be its ARN."""
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::SecretsManager::Secret"]
+    create, delete = handlers["create"], handlers["delete"]
+
+    def create_by_arn(*arguments):
+        _, attributes = create(*arguments)
+        return attributes["Arn"], attributes
+
+    def delete_by_arn(arn, properties):
+        name_and_suffix = arn.rpartition(":")[2]
+        return delete(name_and_suffix.rpartition("-")[0], properties)
+
+    handlers["create"], handlers["delete"] = create_by_arn, delete_by_arn
+
+
+def supply_access_variables() -> None:
+    """Let every answer say what an access log would say of its call."""
+    execute = apigateway_v1._handle_execute_in_scope
+    authorize = apigateway_v1._authorize_request_v1
+    check_api_key = apigateway_v1._check_api_key
+
+    async def execute_in_scope(api_id, stage, method, *rest):
+        access = {"apiId": api_id, "stage": stage, "httpMethod": method, "resourcePath": "", "authorizer": {}}
+        _access.set(access)
+        status, headers, body = await execute(api_id, stage, method, *rest)
+        return status, {**headers, "x-rehearsal-access": json.dumps({**access, "status": status})}, body
+
+    async def authorize_in_context(*arguments):
+        resource = arguments[5]
+        _access.get()["resourcePath"] = resource["path"]
+        error, context = await authorize(*arguments)
+        _access.get()["authorizer"] = context or {}
+        return error, context
+
+    def check_and_name_api_key(*arguments):
+        error, key = check_api_key(*arguments)
+        _access.get()["apiKeyId"] = key["id"] if key else None
+        return error, key
+
+    apigateway_v1._handle_execute_in_scope = execute_in_scope
+    apigateway_v1._authorize_request_v1 = authorize_in_context
+    apigateway_v1._check_api_key = check_and_name_api_key
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    supply_access_variables()
+    supply_context_identity_sources()
+    supply_subscriptions_to_marketplace()
+    supply_secret_arns()
+    supply_secure_transport()
+    supply_switches()
+    app.main()

@@ -1,0 +1,178 @@
+"""A buyer's visits: to AWS Marketplace, to the onboarding page, and to the API that was bought."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from marketplace_constructs.rehearsal.browser import Answer, Browser, Curl, Form, Page
+from marketplace_constructs.rehearsal.journey import require, wait_until
+from marketplace_constructs.rehearsal.marketplace import Agreement, Buyer
+from marketplace_constructs.rehearsal.stage import Route, Sale, Stage
+
+TOKEN_FIELD: Final = "x-amzn-marketplace-token"  # noqa: S105  # the field's name
+_REFUSALS: Final = frozenset({401, 403})
+_THROTTLED: Final = 429
+CONTACT: Final = "buyer@example.com"
+_CALLERS: Final = 4
+
+
+@dataclass
+class Visitor:
+    """One buyer of one sale, with a browser and, once it was shown, a key.
+
+    Args:
+        stage: Where it all happens.
+        sale: What is bought.
+        buyer: Who buys.
+
+    Attributes:
+        key: The key's value, shown once; never printed.
+        served: How many calls of this buyer reached the code that is sold.
+        tokens: Registration tokens that were used, oldest first; never printed.
+    """
+
+    stage: Stage
+    sale: Sale
+    buyer: Buyer
+    agreement: Agreement | None = None
+    key: str = field(default="", repr=False)
+    served: int = 0
+    tokens: list[str] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self.browser = Browser(self.stage.gateway.port)
+        self._lock = threading.Lock()
+
+    @property
+    def identity(self) -> str:
+        """How the seller knows the buyer."""
+        return self.buyer.customer_identifier if self.sale.terms.is_legacy else self.buyer.account_id
+
+    def subscribe(self) -> Agreement:
+        """Accept an offer on AWS Marketplace."""
+        self.agreement = self.stage.market.subscribe(self.buyer, self.sale.listing)
+        return self.agreement
+
+    def come_from_marketplace(self, form: Mapping[str, str] | None = None) -> Page:
+        """Press "Set up your account": post the form with a fresh token, or the one that is given."""
+        assert self.agreement is not None
+        form = form or self.stage.market.registration_form(self.agreement)
+        self.tokens.append(form[TOKEN_FIELD])
+        return self.browser.post(self.stage.gateway.url(self.sale.fulfillment_url), form, cross_site=True)
+
+    def see_status(self) -> Page:
+        """Look at the agreement's page again."""
+        return self.browser.get(self.stage.gateway.url(self.sale.fulfillment_url).replace("/register", "/agreement"))
+
+    def give_contact(self, page: Page) -> Page:
+        """Fill in the email address that the page asks for."""
+        form = page.form_asking_for("email")
+        require(form is not None, f"the page asks for no email address: {said(page)}")
+        assert form is not None
+        emails = [control.name for control in form.fields.values() if control.kind == "email"]
+        require(
+            [c.name for c in form.fields.values() if c.required] == emails,
+            "the email address is not the one required field",
+        )
+        return self.browser.submit(page, form, {emails[0]: CONTACT})
+
+    def take_key(self) -> Page:
+        """Wait until the page offers the key, and have it shown."""
+
+        def offer() -> tuple[Page, Form] | None:
+            page = self.see_status()
+            form = page.form_with_only_hidden_fields()
+            return (page, form) if form else None
+
+        page, form = wait_until(offer, "the page offers the key once the agreement is active")
+        shown = self.browser.submit(page, form)
+        self.key = key_on(shown)
+        return shown
+
+    def rotate_key(self, page: Page, *, overlap_hours: int) -> str:
+        """Replace the key; its new value."""
+        form = page.form_asking_for("radio")
+        require(form is not None, f"the page offers no new key: {said(page)}")
+        assert form is not None
+        choice = next(control for control in form.fields.values() if control.kind == "radio")
+        require(
+            str(overlap_hours) in choice.options,
+            f"an overlap of {overlap_hours} h is not among {', '.join(choice.options)}",
+        )
+        old, self.key = self.key, key_on(self.browser.submit(page, form, {choice.name: str(overlap_hours)}))
+        require(self.key != old, "the new key is the old one")
+        return old
+
+    def call(self, route: Route, key: str = "") -> Answer:
+        """Call the sold API; what was served is counted."""
+        headers = {"x-api-key": key} if key else {}
+        body = ""
+        if route.method in {"POST", "PUT", "PATCH"}:
+            body, headers["content-type"] = "{}", "application/json"
+        url = self.stage.gateway.url(self.sale.settings.api_url) + route.path
+        answer = self.browser.request(route.method, url, headers, body)
+        self._count(answer, key)
+        return answer
+
+    def follow(self, curl: Curl) -> Answer:
+        """Run the curl line that the page gave."""
+        answer = self.browser.request(curl.method, self.stage.gateway.url(curl.url), curl.headers, curl.body)
+        self._count(answer, curl.headers.get("x-api-key", ""))
+        return answer
+
+    def call_until_refused(self, route: Route, key: str) -> Answer:
+        """Call until the gate or the key says no, as they do within their cache time."""
+
+        def refused() -> Answer | None:
+            answer = self.call(route, key)
+            return answer if answer.status in _REFUSALS else None
+
+        return wait_until(refused, f"{route} is refused")
+
+    def burst(self, route: Route, calls: int) -> list[Answer]:
+        """Call many times at once."""
+        with ThreadPoolExecutor(_CALLERS) as pool:
+            return list(pool.map(lambda _: self.call(route, self.key), range(calls)))
+
+    def _count(self, answer: Answer, key: str) -> None:
+        if key and is_served(answer):
+            with self._lock:
+                self.served += 1
+
+
+def is_served(answer: Answer) -> bool:
+    """Whether a call got past the gate, the key and the throttle."""
+    return answer.status not in _REFUSALS and answer.status != _THROTTLED
+
+
+def is_throttled(answer: Answer) -> bool:
+    """Whether API Gateway said: too many requests."""
+    return answer.status == _THROTTLED
+
+
+def is_refused(answer: Answer) -> bool:
+    """Whether the caller was told to stay out."""
+    return answer.status in _REFUSALS
+
+
+def key_on(page: Page) -> str:
+    """The key that a page shows, once as itself and once in a curl line.
+
+    Raises:
+        BrokenPromise: It shows none.
+    """
+    curl = page.curl_line()
+    require(curl is not None, f"the page shows no key with a curl line: {said(page)}")
+    assert curl is not None
+    key = curl.headers.get("x-api-key", "")
+    require(bool(key) and key in page.codes, "the key in the curl line is not the one that the page shows")
+    return key
+
+
+def said(page: Page) -> str:
+    """What a page says, short; key pages excepted, whose text nobody may see."""
+    return f"{page.status}: {page.text[:160]}" if page.curl_line() is None else f"{page.status}: a page with a key"
