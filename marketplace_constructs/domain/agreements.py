@@ -176,6 +176,7 @@ class Agreement:
         grants_access: Whether its keys open the API now.
         keys: Every key of the chain of renewals that it heads; empty for an agreement that was continued by another.
         cause: Why it ends or ended, in AWS's word.
+        root: The first agreement of the chain of renewals that it belongs to; itself where it continues none.
         predecessor: The agreement that it continues.
         successor: The agreement that continues it.
         alarms: What a person should look at.
@@ -185,6 +186,7 @@ class Agreement:
     kind: AgreementKind
     buyer: str
     state: State
+    root: str
     product_code: str | None = None
     license_arn: str | None = None
     is_registered: bool = False
@@ -208,14 +210,14 @@ def agreements_of(facts: Iterable[Fact], *, product: ProductTerms, now: datetime
     """The agreements of one buyer for one product, oldest first, whatever order the facts come in.
 
     Args:
-        facts: All facts of one buyer; doubles count once. Facts that no licence, registration or notification has
-            tied to this product are inert.
-        product: The product that is sold.
+        facts: All facts of one buyer; doubles count once. Facts of an agreement that no licence, registration or
+            notification has tied to a product are inert: AWS tells of the seller's other products too.
+        product: The product that is sold. Facts were checked against its code when they were recorded; a code that
+            is wrong now shuts nobody out.
         now: Decides what has expired.
     """
     distinct = sorted({fact.id: fact for fact in facts}.values(), key=lambda fact: (fact.at, fact.kind, fact.id))
-    ours = [fact for fact in distinct if fact.product_code in {None, product.product_code}]
-    histories = _legacy_histories(ours) if product.is_legacy else _concurrent_histories(ours)
+    histories = _legacy_histories(distinct) if product.is_legacy else _concurrent_histories(distinct)
     _link(histories)
     return tuple(
         _settle(history, histories, product=product, now=now) for history in histories.values() if history.is_ours
@@ -336,7 +338,7 @@ def _link(histories: Mapping[str, _History]) -> None:
             continue
         if histories[previous].successor is not None:
             history.alarms.append(f"continues {previous}, as {histories[previous].successor} does")
-        elif not _leads_to(histories, previous, history.id):
+        else:
             history.predecessor, histories[previous].successor = previous, history.id
 
 
@@ -413,6 +415,7 @@ def _settle(history: _History, histories: Mapping[str, _History], *, product: Pr
         kind=history.kind,
         buyer=history.buyer,
         state=state,
+        root=chain[-1].id,
         product_code=product.product_code,
         license_arn=history.license_arn,
         is_registered=is_registered,

@@ -24,12 +24,9 @@ class MemoryFacts:
         self._lock = threading.Lock()
 
     def add(self, fact: Fact) -> bool:
-        """Record a fact unless one with its id is there already."""
+        """Record a fact unless another with its id is there already."""
         with self._lock:
-            if (fact.buyer, fact.id) in self._facts:
-                return False
-            self._facts[fact.buyer, fact.id] = fact
-            return True
+            return self._facts.setdefault((fact.buyer, fact.id), fact) == fact
 
     def of_buyer(self, buyer: str) -> tuple[Fact, ...]:
         """All facts of one buyer."""

@@ -124,6 +124,44 @@ def test_a_replacement_that_names_nobody_continues_the_one_that_was_replaced(sal
     assert sale.opens(key)
 
 
+def test_a_replacement_that_could_continue_two_continues_neither(sale: Sale) -> None:
+    keys = [sold(sale)]
+    registration = sale.register("token-two", "agmt-two")
+    sale.tell(event(LICENSED, "agmt-two"))
+    keys.append(sale.issue(registration))
+    sale.wait(days=1)
+    sale.tell(
+        event(ENDED, at=sale.now, status="REPLACED"),
+        event(ENDED, "agmt-two", at=sale.now, status="REPLACED"),
+        event(CREATED, "agmt-six", at=sale.now, intent="REPLACE"),
+        event(LICENSED, "agmt-six", at=sale.now),
+    )
+    found = {agreement.id: agreement for agreement in sale.service.agreements(BUYER)}
+    assert found["agmt-six"].predecessor is None
+    assert "2 could be meant" in found["agmt-six"].alarms[0]
+    assert not found["agmt-six"].grants_access
+    assert [sale.opens(key) for key in keys] == [True, True]
+
+
+def test_agreements_that_name_each_other_as_predecessor_make_no_circle(sale: Sale) -> None:
+    sale.tell(
+        event(CREATED, intent="RENEW", previousAgreementId="agmt-two"),
+        event(CREATED, "agmt-two", intent="RENEW", previousAgreementId="agmt-one"),
+        event(LICENSED),
+        event(LICENSED, "agmt-two"),
+    )
+    assert len(sale.service.agreements(BUYER)) == 2
+
+
+def test_a_renewal_has_the_root_of_its_chain(sale: Sale) -> None:
+    sold(sale)
+    sale.tell(
+        event(CREATED, "agmt-two", at=sale.now, intent="RENEW", previousAgreementId="agmt-one"),
+        event(LICENSED, "agmt-two", at=sale.now),
+    )
+    assert {agreement.root for agreement in sale.service.agreements(BUYER)} == {"agmt-one"}
+
+
 def test_an_unknown_end_status_revokes_nothing_and_is_pointed_out(sale: Sale) -> None:
     key = sold(sale)
     sale.tell(event(ENDED, at=sale.now, status="ROLLED_BACK"))
@@ -179,6 +217,7 @@ def test_a_token_posted_again_after_the_end_grants_nothing(sale: Sale) -> None:
 
 def test_only_the_first_redemption_of_a_token_is_fresh(sale: Sale) -> None:
     assert sale.register().is_fresh
+    sale.wait(seconds=1)
     assert not sale.service.register("token").is_fresh
 
 
@@ -193,6 +232,7 @@ def test_rotation_keeps_the_old_key_for_as_long_as_chosen(sale: Sale) -> None:
     assert sale.opens(new)
     sale.reconcile()
     assert not sale.api_keys.opens(PLAN, old)
+    assert len(list(sale.api_keys.named(PREFIX))) == 1
 
 
 def test_rotation_without_overlap_ends_the_old_key_at_once(sale: Sale) -> None:
@@ -297,6 +337,14 @@ def test_a_failed_subscription_grants_nothing(legacy: Sale) -> None:
     registration = legacy.register()
     legacy.tell(notification("subscribe-fail"))
     assert legacy.service.issue_key(CUSTOMER, registration.reference) is None
+
+
+def test_a_failure_after_a_success_takes_the_access(legacy: Sale) -> None:
+    registration = legacy.register()
+    legacy.tell(notification("subscribe-success"))
+    key = legacy.issue(registration)
+    legacy.tell(notification("subscribe-fail", at=START + timedelta(minutes=1)))
+    assert not legacy.opens(key)
 
 
 def test_subscribing_again_instead_of_the_end_lets_the_same_key_in(legacy: Sale) -> None:
@@ -431,6 +479,15 @@ def test_drift_of_keys_is_repaired(sale: Sale) -> None:
     sale.api_keys.leave(PLAN, api_key.id)
     sale.reconcile()
     assert sale.opens(key)
+
+
+def test_a_lost_customer_id_is_put_back_because_native_metering_rests_on_it(legacy: Sale) -> None:
+    registration = legacy.register()
+    legacy.tell(notification("subscribe-success"))
+    legacy.issue(registration)
+    legacy.api_keys.set_customer_id(next(legacy.api_keys.named(PREFIX)).id, "")
+    legacy.reconcile()
+    assert next(legacy.api_keys.named(PREFIX)).customer_id == CUSTOMER
 
 
 def test_a_key_that_nobody_was_promised_is_removed(sale: Sale) -> None:

@@ -20,7 +20,12 @@ class FactStore(Protocol):
     """Where facts are kept."""
 
     def add(self, fact: Fact) -> bool:
-        """Record a fact unless one with its id is there already; whether it was recorded."""
+        """Record a fact unless another with its id is there already.
+
+        Returns:
+            Whether the store holds this very fact: an SDK that repeats a write whose answer was lost is not told
+            that it came too late.
+        """
         ...
 
     def of_buyer(self, buyer: str) -> tuple[Fact, ...]:
@@ -40,16 +45,18 @@ class DynamoDbFacts:
         self._table: Final = table
 
     def add(self, fact: Fact) -> bool:
-        """Record a fact unless one with its id is there already."""
+        """Record a fact unless another with its id is there already."""
+        item = {name: {"S": value} for name, value in to_item(fact).items()}
         try:
             self._client.put_item(
                 TableName=self._table,
-                Item={name: {"S": value} for name, value in to_item(fact).items()},
+                Item=item,
                 ConditionExpression="attribute_not_exists(fact)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as error:
             if error_code(error) == "ConditionalCheckFailedException":
-                return False
+                return error.response.get("Item") == item
             raise
         return True
 

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -257,9 +257,7 @@ class AgreementsService:
         try:
             for key in before:
                 until = now + min(max(overlap, timedelta()), MAX_OVERLAP) if key is before[-1] else now
-                self._facts.add(
-                    self._key_fact(FactKind.KEY_RETIRED, agreement, key, until.isoformat(), takes_effect_at=until)
-                )
+                self._facts.add(self._key_fact(FactKind.KEY_RETIRED, agreement, key, takes_effect_at=until))
         except (ClientError, BotoCoreError) as error:
             # A buyer who is shown a new key relies on the old one's end.
             self._abandon(agreement, made)
@@ -280,15 +278,12 @@ class AgreementsService:
             issued_at=self._clock(),
         )
         try:
-            if not self._facts.add(self._key_fact(FactKind.KEY_ISSUED, agreement, key, "")):
+            if not self._facts.add(self._key_fact(FactKind.KEY_ISSUED, agreement, key)):
                 return None
-        except (ClientError, BotoCoreError) as error:
-            raise _try_again(error) from error
-        try:
             api_key_id = self._api_keys.create(
                 name=key.name, value=value, customer_id=self._access.customer_id(agreement)
             )
-            self._facts.add(self._key_fact(FactKind.KEY_CREATED, agreement, key, "", api_key_id=api_key_id))
+            self._facts.add(self._key_fact(FactKind.KEY_CREATED, agreement, key, api_key_id=api_key_id))
             self._access.make_match(agreement.buyer)
         except (ClientError, BotoCoreError, AccessUnsettledError) as error:
             # Whether the key came to be is not known; nobody has seen it, so it must not stay.
@@ -298,11 +293,15 @@ class AgreementsService:
 
     def _abandon(self, agreement: Agreement, key: Key) -> None:
         with contextlib.suppress(ClientError, BotoCoreError):
-            self._facts.add(self._key_fact(FactKind.KEY_ABANDONED, agreement, key, ""))
+            self._facts.add(self._key_fact(FactKind.KEY_ABANDONED, agreement, key))
 
-    def _key_fact(self, kind: FactKind, agreement: Agreement, key: Key, suffix: str, **more: object) -> Fact:
-        # Numbered, not named by digest: the number is what two promises at once must collide on.
-        identity = f"{kind}#{agreement.id}#{key.number}" + (f"#{suffix}" if suffix else "")
+    def _key_fact(self, kind: FactKind, agreement: Agreement, key: Key, **more: datetime | str) -> Fact:
+        # Two promises at once must collide, so a promise is known by its number; all else by the key itself.
+        identity = f"{kind}#{agreement.id}#{key.number}"
+        if kind is not FactKind.KEY_ISSUED:
+            identity += f"#{key.sha256[:16]}"
+        if kind is FactKind.KEY_RETIRED:
+            identity += f"#{more['takes_effect_at']}"
         return Fact(
             id=identity,
             kind=kind,

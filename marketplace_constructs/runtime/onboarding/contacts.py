@@ -36,9 +36,14 @@ def parse_email(text: str) -> str | None:
     return email if len(email) <= LONGEST_EMAIL and _EMAIL.fullmatch(email) else None
 
 
-def contact_key(buyer: str, agreement_id: str) -> str:
-    """What an agreement's contact is kept under."""
-    return f"{buyer}#{agreement_id}"
+def contact_key(buyer: str, root: str) -> str:
+    """What the contact of an agreement is kept under: its chain's, since nobody registers a renewal again.
+
+    Args:
+        buyer: The agreement's.
+        root: The agreement's root, the first of its chain.
+    """
+    return f"{buyer}#{root}"
 
 
 class Confirmation(StrEnum):

@@ -228,7 +228,7 @@ class _Onboarding:
         """Keep the contact address, the first one given, and confirm it by mail."""
         session, fields = self._own_form()
         agreement = self._agreement(session)
-        key = contact_key(agreement.buyer, agreement.id)
+        key = contact_key(agreement.buyer, agreement.root)
         if status_of(agreement).tone == "over" or self._contacts.get(key) is not None:
             return self._see_agreement()
         typed = _only(fields, "email")
@@ -253,7 +253,7 @@ class _Onboarding:
         """Make the first key and show it, this once."""
         session, _ = self._own_form()
         agreement = self._agreement(session)
-        if self._contacts.get(contact_key(agreement.buyer, agreement.id)) is None:
+        if self._contacts.get(contact_key(agreement.buyer, agreement.root)) is None:
             return self._see_agreement()
         try:
             value = self._agreements.issue_key(session.buyer, session.reference)
@@ -443,7 +443,7 @@ class _Onboarding:
         typed: str = "",
     ) -> Response[str]:
         live_keys = agreement.live_keys(self._clock())
-        has_contact = self._contacts.get(contact_key(agreement.buyer, agreement.id)) is not None
+        has_contact = self._contacts.get(contact_key(agreement.buyer, agreement.root)) is not None
         wants = _wants(agreement, is_fresh=session.is_fresh, has_contact=has_contact, has_key=bool(live_keys))
         looks_again = self._app.current_event.query_string_parameters.get("refresh") != "off"
         logger.info(
