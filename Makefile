@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MARKETPLACE_CONSTRUCTS_CACHE ?= $(CURDIR)/.cache
 export UV_LINK_MODE ?= copy
+export UV_SYSTEM_CERTS ?= true
 export npm_config_cache ?= $(MARKETPLACE_CONSTRUCTS_CACHE)/npm
 BOOTSTRAP := $(MARKETPLACE_CONSTRUCTS_CACHE)/bootstrap
 UV := $(BOOTSTRAP)/bin/uv

@@ -154,7 +154,8 @@ def _libraries(bundle: Bundle) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = tempfile.mkdtemp(dir=target.parent)
     command = [
-        *(find_uv_bin(), "pip", "install", "--quiet", "--target", partial, "--require-hashes"),
+        *(find_uv_bin(), "pip", "install", "--quiet", "--system-certs"),
+        *("--target", partial, "--require-hashes"),
         *("--python-platform", "aarch64-manylinux2014", "--python-version", PYTHON),
         *("--python", sys.executable, "--only-binary", ":all:", "--requirement", str(lock)),
     ]

@@ -70,7 +70,7 @@ def install() -> Path:
         made = Path(scratch) / "environment"
         for command in (
             ["venv", "--quiet", "--python", sys.executable, str(made)],
-            ["pip", "install", "--quiet", "--compile-bytecode", "--require-hashes", "--python",
+            ["pip", "install", "--quiet", "--system-certs", "--compile-bytecode", "--require-hashes", "--python",
              str(_interpreter(made)), "--requirement", str(_REQUIREMENTS)],
         ):  # fmt: skip
             done = subprocess.run(  # noqa: S603  # our own arguments
