@@ -338,7 +338,7 @@ def _link(histories: Mapping[str, _History]) -> None:
             continue
         if histories[previous].successor is not None:
             history.alarms.append(f"continues {previous}, as {histories[previous].successor} does")
-        else:
+        elif not _leads_to(histories, previous, history.id):
             history.predecessor, histories[previous].successor = previous, history.id
 
 
