@@ -11,10 +11,11 @@ export npm_config_cache ?= $(MARKETPLACE_CONSTRUCTS_CACHE)/npm
 BOOTSTRAP := $(MARKETPLACE_CONSTRUCTS_CACHE)/bootstrap
 UV := $(BOOTSTRAP)/bin/uv
 CDK := $(MARKETPLACE_CONSTRUCTS_CACHE)/cdk
+AUDIT := $(MARKETPLACE_CONSTRUCTS_CACHE)/audit
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --no-annotate --upgrade
 ARGS ?=
 
-.PHONY: help setup rehearse test test-browser lint lock wheel publish clean
+.PHONY: help setup rehearse test test-browser audit lint lock wheel publish clean
 
 help:  ## what there is to do
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,17 +44,26 @@ rehearse: setup  ## sell the example API once, from landing page to cut-off, on 
 	@$(BIN)/sellable rehearse --install
 	@$(BIN)/sellable rehearse $(ARGS)
 
-test: setup lint  ## all tests that need no browser
+test: setup lint $(AUDIT)/.ready  ## all tests that need no browser
 	@$(BIN)/sellable rehearse --install
 	@$(BIN)/pytest -m "not browser" $(ARGS)
 
 test-browser: setup  ## the onboarding pages in a real browser
 	@$(BIN)/pytest -m browser -rs $(ARGS)
 
+audit: setup $(AUDIT)/.ready  ## every stack of the example under every auditor
+	@$(BIN)/pytest tests/infrastructure/test_audit.py $(ARGS)
+
+$(AUDIT)/.ready: $(UV) requirements/audit.txt
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(AUDIT)
+	@VIRTUAL_ENV=$(AUDIT) $(UV) pip sync --quiet --require-hashes --compile-bytecode requirements/audit.txt
+	@touch $@
+
 lint: setup  ## style, types, and who may import whom
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy
 
 lock: $(UV)  ## pin everything anew
+	@$(LOCK) --universal --python-version 3.11 requirements/audit.in -o requirements/audit.txt
 	@$(LOCK) --universal --python-version 3.11 requirements/uv.in -o requirements/uv.txt
 	@$(LOCK) --universal --python-version 3.11 pyproject.toml --extra rehearsal --group dev -o requirements/dev.txt
 	@$(LOCK) --python-version 3.13 --python-platform aarch64-manylinux2014 \

@@ -38,6 +38,7 @@ SellableApiStack(
     product=Product.legacy(setting("legacy_product_code") or "examplelegacycode"),
     support_contact=support_contact,
     sender=sender,
+    alarm_topic=setting("alarm_topic"),
     removal_policy=removal_policy,
     env=env,
 )
@@ -50,6 +51,7 @@ concurrent = SellableApiStack(
     ),
     support_contact=support_contact,
     sender=sender,
+    alarm_topic=setting("alarm_topic"),
     removal_policy=removal_policy,
     env=env,
 )

@@ -10,29 +10,46 @@ import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
-from constructs import Construct
+from aws_cdk import aws_sns as sns
+from constructs import Construct, IConstruct
 
 from marketplace_constructs import Period, Product, Quota, SellableApi, Throttle
+from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
 
 _NOUNS_API: Final = Path(__file__).parent / "nouns_api"
 
 _AS_IT_SHOULD_BE: Final = {
     "Api": {
-        "AwsSolutions-APIG1": "the example keeps no access log: native metering needs none",
-        "AwsSolutions-APIG2": "the function validates, and answers with what it got and what it expects",
-        "AwsSolutions-APIG3": "keys, limits and the gate bound what a firewall would",
-        "AwsSolutions-APIG6": "an execution log could hold the texts that buyers send",
-        "AwsSolutions-APIG4": "only the free route has no authorizer, which synthesis proves",
-        "AwsSolutions-COG4": "buyers come with a key from AWS Marketplace, which the gate looks up",
+        Finding.API_REQUEST_VALIDATION: "the function validates, and answers with what it got and what it expects",
+    },
+    "Api/CloudWatchRole": {
+        Finding.ROLE_WITH_POLICY_FOR_API_LOGS: "AWS's own policy for the one purpose that the role has",
+    },
+    "Api/Default/v1/health/GET": {
+        Finding.API_AUTHORIZATION: "the one free route; it tells nothing but that the function runs",
+    },
+    "Api/DeploymentStage.prod": {
+        Finding.API_ACCESS_LOG: "the example keeps no access log of its buyers: native metering needs none",
+        Finding.API_CACHE: "texts differ from call to call, and a cache costs by the hour",
+        Finding.API_CLIENT_CERTIFICATE: "the only backend is a function, which IAM lets this API alone call",
+        Finding.API_EXECUTION_LOG: "it could hold the texts that buyers send",
+        Finding.API_FIREWALL: "keys, limits and the gate bound what a firewall would",
     },
     "Search": {
-        (
-            "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole]"
-        ): "AWS's own policy for a function that writes its log and calls nothing",
-        "AwsSolutions-L1": "the runtime that the rest of the stack has",
+        Finding.FUNCTION_CONCURRENCY: "bounded by the usage plan's throttle and the gate",
+        Finding.FUNCTION_DEAD_LETTERS: "API Gateway waits for each answer",
+        Finding.FUNCTION_IN_NETWORK: "it calls nothing; bounded by its role, which may but write its log",
+        Finding.FUNCTION_REDUNDANT_DEPENDENCY: "the CDK writes it",
+        Finding.FUNCTION_RUNTIME: "the runtime that the rest of the stack has",
+        Finding.ROLE_WITH_POLICY_FOR_FUNCTION_LOGS: "AWS's own policy for a function that calls nothing",
+    },
+    "Search/LogGroup": {
+        Finding.CUSTOMER_KEY_OF_LOG: "encrypted with CloudWatch Logs' own key; it counts nouns and holds no text",
     },
 }
-"""Findings of cdk-nag that are as they should be, with their reasons."""
+"""Auditors' findings that are as they should be, each on its child, with the reason."""
+
+_ALARMS: Final = ("Agreements/Attention", "Agreements/DeadLetters/Alarm", "SubscriptionEvents/DeadLetters/Alarm")
 
 
 class SellableApiStack(cdk.Stack):
@@ -44,6 +61,8 @@ class SellableApiStack(cdk.Stack):
         product: What the listing says.
         support_contact: An email address or an https address.
         sender: The address that mails come from. Left out, no mail is sent.
+        alarm_topic: ARN of a topic that is told of what cannot be handled or has to be decided. Left out, alarms
+            only show their state.
         metering_role: Given where another stack of the account defines it.
         removal_policy: What becomes of tables and logs when they leave the stack.
         env: Account and Region; agreement events need us-east-1, or a SubscriptionRelayStack.
@@ -57,6 +76,7 @@ class SellableApiStack(cdk.Stack):
         product: Product,
         support_contact: str,
         sender: str | None = None,
+        alarm_topic: str | None = None,
         metering_role: iam.IRole | None = None,
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
         env: cdk.Environment | None = None,
@@ -75,11 +95,21 @@ class SellableApiStack(cdk.Stack):
             runtime=lambda_.Runtime.PYTHON_3_13,
             timeout=cdk.Duration.seconds(10),
         )
-        api = apigateway.RestApi(self, "Api", rest_api_name="Proper-noun search", cloud_watch_role=False)
+        api = apigateway.RestApi(
+            self,
+            "Api",
+            rest_api_name="Proper-noun search",
+            # The onboarding page's access log needs it, and no construct may set it: it is the account's.
+            cloud_watch_role=True,
+            deploy_options=apigateway.StageOptions(tracing_enabled=True),
+        )
         integration = apigateway.LambdaIntegration(search)
         for path, operations in json.loads((_NOUNS_API / "openapi.json").read_text())["paths"].items():
             for method in operations:
-                api.root.resource_for_path(path).add_method(method.upper(), integration)
+                acknowledge(
+                    api.root.resource_for_path(path).add_method(method.upper(), integration),
+                    {Finding.API_USER_POOL: "buyers come with a key from AWS Marketplace, which the gate looks up"},
+                )
         self.sale = SellableApi(
             self,
             "Sale",
@@ -92,15 +122,27 @@ class SellableApiStack(cdk.Stack):
             example_route="GET /v1/samples",
             throttle=Throttle(rate_limit=10, burst_limit=20),
             quota=Quota(limit=100_000, period=Period.MONTH),
+            alarm_topic=None if alarm_topic is None else sns.Topic.from_topic_arn(self, "AlarmTopic", alarm_topic),
             metering_role=metering_role,
             removal_policy=removal_policy,
         )
         self.sale.onboarding.fulfillment_url_output.override_logical_id("FulfillmentUrl")
-        for child, reasons in _AS_IT_SHOULD_BE.items():
-            for rule, reason in reasons.items():
-                cdk.Validations.of(self.node.find_child(child)).acknowledge(cdk.Acknowledgment(id=rule, reason=reason))
+        for path, reasons in _AS_IT_SHOULD_BE.items():
+            acknowledge(self._child(path), reasons)
+        if alarm_topic is None:
+            for path in _ALARMS:
+                acknowledge(
+                    self._child(f"Sale/{path}"),
+                    {Finding.ALARM_ACTION: "it shows its state until the setting alarm_topic names a topic"},
+                )
         for name, value in self._outputs().items():
             cdk.CfnOutput(self, name, value=value)
+
+    def _child(self, path: str) -> IConstruct:
+        child: IConstruct = self
+        for name in path.split("/"):
+            child = child.node.find_child(name)
+        return child
 
     def _outputs(self) -> dict[str, str]:
         """What an operator, or a rehearsal, looks for first."""

@@ -17,6 +17,7 @@ from marketplace_constructs.domain.errors import MarketplaceConstructsError, Pro
 
 if TYPE_CHECKING:
     from marketplace_constructs.runtime.agreements.facts import FactStore
+    from marketplace_constructs.runtime.onboarding.contacts import Contacts
     from marketplace_constructs.runtime.settings import ReconciliationSettings
 
 _SCHEMA_VERSION: Final = 1
@@ -31,7 +32,7 @@ def command(ctx: click.Context, *, stack: str, product_code: str | None) -> None
     """What is known of each buyer's agreements, and why.
 
     Account and Region are those of the AWS configuration. Reads the stack's
-    table of facts, and changes nothing but by repair.
+    table of facts, and changes nothing but by repair and forget.
     """
     ctx.obj = _Sale(stack, product_code)
 
@@ -61,15 +62,36 @@ def list_agreements(sale: _Sale, *, output: str) -> int:
 @click.pass_obj
 def show(sale: _Sale, *, agreement_id: str, output: str) -> int:
     """Show one agreement: its state, why, and every fact of its buyer."""
-    for facts, agreements in sale.buyers():
-        for agreement in agreements:
-            if agreement.id == agreement_id:
-                _show(agreement, facts, output)
-                return 1 if agreement.alarms else 0
-    raise _refusal(
-        "MP-CLI-12",
-        f"agreement, got {agreement_id!r}; expected a known one; list them with sellable agreements list",
-    )
+    agreement, facts, _ = sale.agreement(agreement_id)
+    _show(agreement, facts, output)
+    return 1 if agreement.alarms else 0
+
+
+@command.command("forget")
+@click.argument("agreement_id", metavar="AGREEMENT")
+@common_options
+@click.pass_obj
+def forget(sale: _Sale, *, agreement_id: str, output: str) -> int:
+    """Delete the contact address of an agreement.
+
+    Also those of the agreements that it continues or that continue it. Nothing
+    else holds any; the table's backups do for another 35 days. The agreement,
+    its keys and its bill stay as they are.
+    """
+    from marketplace_constructs.runtime.onboarding.contacts import contact_key
+
+    agreement, _, others = sale.agreement(agreement_id)
+    # Under which of them it is kept depends on when AWS told that they belong together.
+    deleted = {
+        member.id: sale.contacts.delete(contact_key(member.buyer, member.id))
+        for member in others
+        if member.root == agreement.root
+    }
+    if output == "json":
+        _print_json(deleted=[member for member, was_kept in deleted.items() if was_kept], looked_at=list(deleted))
+    for member, was_kept in deleted.items() if output == "text" else ():
+        click.echo(f"{member}: {'contact deleted' if was_kept else 'no contact'}")
+    return 0
 
 
 @command.command("repair")
@@ -152,6 +174,13 @@ class _Sale:
 
         return DynamoDbFacts(self._session.client("dynamodb"), self._function[1].facts_table)
 
+    @cached_property
+    def contacts(self) -> Contacts:
+        """The table of contact addresses."""
+        from marketplace_constructs.runtime.onboarding.contacts import DynamoDbContacts
+
+        return DynamoDbContacts(self._session.client("dynamodb"), self._function[1].contacts_table)
+
     def agreements(self, facts: tuple[Fact, ...]) -> tuple[Agreement, ...]:
         """The agreements that follow from the facts of one buyer, oldest first."""
         return agreements_of(facts, product=self._function[1].terms, now=datetime.now(UTC))
@@ -160,6 +189,17 @@ class _Sale:
         """Every buyer's facts, and the agreements that follow from them."""
         for _, facts in self.facts.buyers():
             yield facts, self.agreements(facts)
+
+    def agreement(self, agreement_id: str) -> tuple[Agreement, tuple[Fact, ...], tuple[Agreement, ...]]:
+        """An agreement with all facts and all agreements of its buyer."""
+        for facts, agreements in self.buyers():
+            for agreement in agreements:
+                if agreement.id == agreement_id:
+                    return agreement, facts, agreements
+        raise _refusal(
+            "MP-CLI-12",
+            f"agreement, got {agreement_id!r}; expected a known one; list them with sellable agreements list",
+        )
 
     def reconcile(self, buyer: str) -> str:
         """Run the reconciliation for one buyer; what went wrong, or an empty text."""

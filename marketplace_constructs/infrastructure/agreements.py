@@ -24,6 +24,7 @@ from marketplace_constructs.infrastructure.acknowledgements import acknowledge_w
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.seller import Seller
+from marketplace_constructs.infrastructure.table import sale_table
 from marketplace_constructs.infrastructure.usage_plan import usage_plan_arn
 from marketplace_constructs.runtime.settings import (
     METRICS_NAMESPACE,
@@ -80,13 +81,10 @@ class Agreements(Construct):
         self.product = product
         self.usage_plan = usage_plan
         self.keys_table = keys_table
-        self.facts_table = self._table(
-            "Facts",
-            partition_key="buyer",
-            sort_key="fact",
-            removal_policy=removal_policy,
+        self.facts_table = sale_table(
+            self, "Facts", partition_key="buyer", sort_key="fact", removal_policy=removal_policy
         )
-        self.contacts_table = self._table("Contacts", partition_key="agreement", removal_policy=removal_policy)
+        self.contacts_table = sale_table(self, "Contacts", partition_key="agreement", removal_policy=removal_policy)
         self.settings = AgreementsSettings(
             product_code=product.product_code,
             agreement_kind=product.agreement_kind,
@@ -149,29 +147,6 @@ class Agreements(Construct):
         """Runs of the reconciliation that failed."""
         return self.reconciliation.metric_errors(period=period, statistic=statistic)
 
-    def _table(
-        self,
-        construct_id: str,
-        *,
-        partition_key: str,
-        sort_key: str | None = None,
-        removal_policy: cdk.RemovalPolicy,
-    ) -> dynamodb.Table:
-        string = dynamodb.AttributeType.STRING
-        return dynamodb.Table(
-            self,
-            construct_id,
-            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
-            deletion_protection=removal_policy is cdk.RemovalPolicy.RETAIN,
-            encryption=dynamodb.TableEncryption.AWS_MANAGED,
-            partition_key=dynamodb.Attribute(name=partition_key, type=string),
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=True
-            ),
-            removal_policy=removal_policy,
-            sort_key=None if sort_key is None else dynamodb.Attribute(name=sort_key, type=string),
-        )
-
     def _api_keys_arn(self) -> str:
         stack = cdk.Stack.of(self)
         return f"arn:{stack.partition}:apigateway:{stack.region}::/apikeys"
@@ -230,6 +205,7 @@ class Agreements(Construct):
             description="Makes access match the agreements, every hour",
             timeout=cdk.Duration.minutes(15),
             memory_size=512,
+            bounded_by="its schedule, one run an hour",
             settings=ReconciliationSettings(
                 **asdict(self.settings),
                 contacts_table=self.contacts_table.table_name,

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as cloudwatch_actions
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
+
+from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+
+QUEUE_KEY: Final = (
+    "encrypted with SQS's own key; AWS's topics and event bus could not use a key of the account without a policy on "
+    "it, and a message that cannot be sent is lost"
+)
+"""Why queues have no key of the account."""
 
 
 class DeadLetters(Construct):
@@ -37,6 +47,7 @@ class DeadLetters(Construct):
             enforce_ssl=True,
             retention_period=cdk.Duration.days(14),
         )
+        acknowledge(self.queue, {Finding.CUSTOMER_KEY_OF_QUEUE: QUEUE_KEY})
         self.alarm = self.queue.metric_approximate_number_of_messages_visible(
             period=cdk.Duration.minutes(5), statistic="Maximum"
         ).create_alarm(

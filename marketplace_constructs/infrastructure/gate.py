@@ -10,7 +10,6 @@ import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from constructs import Construct, IConstruct
 
@@ -28,6 +27,7 @@ from marketplace_constructs.infrastructure.routes import (
     route_of,
     routes_of,
 )
+from marketplace_constructs.infrastructure.table import sale_table
 from marketplace_constructs.infrastructure.tokens import is_token, validate_at_synthesis
 from marketplace_constructs.runtime.settings import GateSettings
 
@@ -88,18 +88,7 @@ class Gate(Construct):
         super().__init__(scope, construct_id)
         self.free_routes = tuple(sorted(set(free_routes)))
         self._ttl_seconds = int(cache_ttl.to_seconds())
-        self.keys_table = dynamodb.Table(
-            self,
-            "Keys",
-            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
-            deletion_protection=removal_policy is cdk.RemovalPolicy.RETAIN,
-            encryption=dynamodb.TableEncryption.AWS_MANAGED,
-            partition_key=dynamodb.Attribute(name="key_sha256", type=dynamodb.AttributeType.STRING),
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=True
-            ),
-            removal_policy=removal_policy,
-        )
+        self.keys_table = sale_table(self, "Keys", partition_key="key_sha256", removal_policy=removal_policy)
         self.function = runtime_function(
             self,
             "Function",
@@ -108,6 +97,8 @@ class Gate(Construct):
             # API Gateway waits for an authorizer for as long as for an integration; a buyer should not.
             timeout=cdk.Duration.seconds(10),
             memory_size=512,
+            bounded_by="the sold API's throttle, and answers that API Gateway keeps",
+            when_it_fails="API Gateway waits for the answer, and shuts the caller out where there is none",
             settings=GateSettings(keys_table=self.keys_table.table_name),
             removal_policy=removal_policy,
         )

@@ -9,7 +9,7 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem
-from marketplace_constructs.infrastructure.acknowledgements import acknowledge_wildcard
+from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge, acknowledge_wildcard
 from marketplace_constructs.infrastructure.tokens import unknown_to_none, validate_at_synthesis
 
 ROLE_NAME: Final = "ApiGatewayMarketplaceMeteringRole"
@@ -55,6 +55,7 @@ class MeteringRole(iam.Role):
             },
             role_name=ROLE_NAME,
         )
+        acknowledge(self, {Finding.ROLE_INLINE_POLICY: "the policy is this role's alone, and goes with it"})
         acknowledge_wildcard(self, "*", "AWS prescribes this policy, and its two actions know no resources")
         validate_at_synthesis(self, self._problems)
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
 import aws_cdk as cdk
+import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_certificatemanager as certificatemanager
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_wafv2 as wafv2
-from constructs import Construct
+from constructs import Construct, IConstruct
 
 from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.domain.usage_plan import Throttle, is_number, route_problem
-from marketplace_constructs.infrastructure.acknowledgements import acknowledge
+from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
 from marketplace_constructs.infrastructure.agreements import Agreements
 from marketplace_constructs.infrastructure.function import runtime_function
+from marketplace_constructs.infrastructure.security_log import security_log
 from marketplace_constructs.infrastructure.seller import Seller
 from marketplace_constructs.infrastructure.tokens import is_token
 from marketplace_constructs.runtime.settings import OnboardingSettings
@@ -36,13 +40,26 @@ DEFAULT_THROTTLE: Final = Throttle(rate_limit=20, burst_limit=40)
 DEFAULT_FIREWALL_RATE: Final = 300
 _FIREWALL_RATES: Final = range(10, 2_000_000_001)
 """Calls per five minutes. Source: botocore 1.44.5, wafv2 2019-07-29, RateLimit (read 2026-11-21)."""
-_AS_IT_SHOULD_BE: Final = {
-    "AwsSolutions-APIG1": "an access log would tell who came; the function logs each decision without saying",
-    "AwsSolutions-APIG2": "the function answers a malformed form with a page that a buyer can read",
-    "AwsSolutions-APIG4": "buyers sign in with a registration token, which the function has AWS resolve",
-    "AwsSolutions-APIG6": "an execution log could hold bodies, and bodies hold registration tokens",
-    "AwsSolutions-COG4": "buyers sign in with a registration token, which the function has AWS resolve",
+ACCESS_LOG_FIELDS: Final = {
+    "request_id": "$context.requestId",
+    # A client can choose the other.
+    "extended_request_id": "$context.extendedRequestId",
+    "time": "$context.requestTimeEpoch",
+    "method": "$context.httpMethod",
+    "route": "$context.resourcePath",
+    "status": "$context.status",
+    "refused_as": "$context.error.responseType",
+    "firewall": "$context.wafResponseCode",
+    "function_request_id": "$context.integration.requestId",
+    "function_status": "$context.integration.status",
+    "latency_ms": "$context.responseLatency",
 }
+"""What the access log says of a call: nothing that the caller wrote, and not who it was.
+
+Source: API Gateway developer guide, Variables for access logging (read 2026-11-21)."""
+_SIGN_IN: Final = (
+    "buyers sign in with a registration token, which the function has AWS resolve; bounded by the throttle"
+)
 
 
 class Onboarding(Construct):
@@ -52,7 +69,11 @@ class Onboarding(Construct):
     firewall with one rule, the rate of calls per address. AWS's managed rule groups are left out: they
     inspect bodies, and nothing says that a registration token, which is opaque, never looks like an attack to
     them; a buyer whose first POST is refused has paid and gets nothing. No rule looks at countries, since
-    buyers may come from any. No access log and no data trace: bodies hold registration tokens.
+    buyers may come from any. There is an access log beside the function's own, kept for 400 days, of what was
+    called and answered; and no data trace, because bodies hold registration tokens.
+
+    API Gateway writes access logs with a role of the account's settings, ``AWS::ApiGateway::Account``, which no
+    construct of this library defines, and refuses the deployment of an access log where there is none.
 
     Args:
         scope: Where it is defined.
@@ -66,6 +87,10 @@ class Onboarding(Construct):
         domain_name: The seller's own domain for the page. The API's own address goes on answering, because
             the listing learns of a new address only after AWS's review.
         certificate: The domain's certificate, of the same Region.
+        access_log: Whether there is an access log. AWS Marketplace asks for logs of security events: without this
+            one, the function's says what it decided, and nothing says what throttle and firewall refused. True where
+            the account's settings name a role. Left out, there is one if the stack defines
+            ``AWS::ApiGateway::Account``, as a RestApi with ``cloud_watch_role=True`` does; else synthesis warns.
         removal_policy: What becomes of the logs when they leave the stack.
 
     Raises:
@@ -86,6 +111,7 @@ class Onboarding(Construct):
         firewall_rate: int = DEFAULT_FIREWALL_RATE,
         domain_name: str | None = None,
         certificate: certificatemanager.ICertificate | None = None,
+        access_log: bool | None = None,
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
     ) -> None:
         throttle = DEFAULT_THROTTLE if throttle is None else throttle
@@ -111,6 +137,8 @@ class Onboarding(Construct):
             # API Gateway waits for 29 s.
             timeout=cdk.Duration.seconds(28),
             memory_size=1024,
+            bounded_by="the page's throttle",
+            when_it_fails="API Gateway waits for the answer, and shows the buyer a page where there is none",
             settings=OnboardingSettings(
                 **asdict(agreements.settings),
                 contacts_table=agreements.contacts_table.table_name,
@@ -126,6 +154,11 @@ class Onboarding(Construct):
         )
         self._grant(agreements, seller)
         self.api = self._api(throttle)
+        if access_log is not False:
+            self.access_log = security_log(self, "AccessLog", removal_policy=removal_policy)
+            cdk.Aspects.of(self).add(
+                _AccessLog(self, is_role_sure=access_log is True), priority=cdk.AspectPriority.MUTATING
+            )
         self._firewall(firewall_rate)
         self.fulfillment_url = self.api.url_for_path("/register")
         """The address that the listing names."""
@@ -179,9 +212,22 @@ class Onboarding(Construct):
             handler="marketplace_constructs.runtime.onboarding.signing_secret.handler",
             description="Makes a new secret for the sessions of the onboarding page",
             timeout=cdk.Duration.minutes(1),
+            bounded_by="its schedule, every 30 days",
+            when_it_fails="the secret in use stays, and Secrets Manager tries again",
             removal_policy=removal_policy,
         )
         secret.add_rotation_schedule("Rotation", automatically_after=cdk.Duration.days(30), rotation_lambda=rotation)
+        for permission in rotation.node.children:
+            # CDK lets Secrets Manager call on behalf of any account.
+            if isinstance(permission, lambda_.CfnPermission):
+                permission.source_account = cdk.Stack.of(self).account
+        acknowledge(
+            secret,
+            {
+                Finding.CUSTOMER_KEY_OF_SECRET: "encrypted with the account's KMS key for Secrets Manager; it signs "
+                "sessions of minutes, and there is a new one every 30 days"
+            },
+        )
         return secret
 
     def _grant(self, agreements: Agreements, seller: Seller) -> None:
@@ -214,11 +260,22 @@ class Onboarding(Construct):
         integration = apigateway.LambdaIntegration(self.function, allow_test_invoke=False)
         # CDK's own output would show a second address beside the fulfillment URL.
         api.node.try_remove_child("Endpoint")
+        acknowledge(api, {Finding.API_REQUEST_VALIDATION: "the function answers a malformed form with a page to read"})
         for route in ROUTES:
             method, path = route.split(" ")
-            api.root.resource_for_path(path).add_method(method, integration)
-        for rule, reason in _AS_IT_SHOULD_BE.items():
-            acknowledge(api, rule, reason)
+            resource = api.root.resource_for_path(path)
+            acknowledge(
+                resource.add_method(method, integration),
+                {Finding.API_AUTHORIZATION: _SIGN_IN, Finding.API_USER_POOL: _SIGN_IN},
+            )
+        acknowledge(
+            api.deployment_stage,
+            {
+                Finding.API_CACHE: "every page is made for one buyer",
+                Finding.API_CLIENT_CERTIFICATE: "the only backend is a function, which IAM lets this API alone call",
+                Finding.API_EXECUTION_LOG: "it could hold bodies, and bodies hold registration tokens",
+            },
+        )
         return api
 
     def _firewall(self, rate: int) -> None:
@@ -246,12 +303,57 @@ class Onboarding(Construct):
             scope="REGIONAL",
             visibility_config=wafv2.CfnWebACL.VisibilityConfigProperty(metric_name="onboarding", **visibility),
         )
+        acknowledge(
+            acl,
+            {
+                Finding.FIREWALL_LOG: "it would hold every visitor's address and cookies; the access log says which "
+                "calls the firewall refused",
+                Finding.FIREWALL_LOG4J: "no Java is behind it, and the rule inspects bodies, which hold tokens",
+            },
+        )
         wafv2.CfnWebACLAssociation(
             self,
             "FirewallAssociation",
             resource_arn=self.api.deployment_stage.stage_arn,
             web_acl_arn=acl.attr_arn,
         )
+
+
+@jsii.implements(cdk.IAspect)
+class _AccessLog:
+    """Gives the page its access log when it is known whether the stack defines the role to write it with."""
+
+    def __init__(self, onboarding: Onboarding, *, is_role_sure: bool) -> None:
+        self._onboarding = onboarding
+        self._is_role_sure = is_role_sure
+
+    def visit(self, node: IConstruct) -> None:
+        if node is not self._onboarding:
+            return
+        stack = cdk.Stack.of(node)
+        accounts = [found for found in stack.node.find_all() if isinstance(found, apigateway.CfnAccount)]
+        if not accounts and not self._is_role_sure:
+            cdk.Validations.of(node).add_warning(
+                "marketplace-constructs:MP-ONBOARDING-05",
+                f"MP-ONBOARDING-05: access log of {node.node.path}, got no AWS::ApiGateway::Account in the stack, so "
+                "that there is none; expected one, since AWS Marketplace asks for logs of security events; make an "
+                "API of the stack with cloud_watch_role=True, or, where the account's API Gateway settings name a "
+                "role for logs, say that the page has an access log",
+            )
+            return
+        stage = self._onboarding.api.deployment_stage.node.default_child
+        assert isinstance(stage, apigateway.CfnStage)
+        stage.access_log_setting = apigateway.CfnStage.AccessLogSettingProperty(
+            destination_arn=stack.format_arn(
+                service="logs",
+                resource="log-group",
+                resource_name=self._onboarding.access_log.log_group_name,
+                arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+            ),
+            format=json.dumps(ACCESS_LOG_FIELDS),
+        )
+        for account in accounts:
+            stage.add_dependency(account)
 
 
 def onboarding_problems(

@@ -10,6 +10,7 @@ from aws_cdk import aws_events_targets as events_targets
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
+from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
 from marketplace_constructs.infrastructure.tokens import is_token, unknown_to_none
 
 _HOME: Final = "marketplace-constructs:relay-home"
@@ -59,13 +60,15 @@ class SubscriptionRelayStack(cdk.Stack):
             "Home",
             f"arn:{self.partition}:events:{home.region}:{self.account}:event-bus/default",
         )
-        events.Rule(
+        rule = events.Rule(
             self,
             "Agreements",
             description="AWS Marketplace's agreement events of every kind",
             event_pattern=events.EventPattern(source=["aws.agreement-marketplace"]),
             targets=[events_targets.EventBus(bus)],
         )
+        # CDK makes the target's role below the rule.
+        acknowledge(rule, {Finding.ROLE_INLINE_POLICY: "the policy is the rule's role's alone, and goes with it"})
 
 
 def has_relay(home: cdk.Stack) -> bool:

@@ -40,7 +40,8 @@ class SellableApi(Construct):
     ``subscription_events`` and ``onboarding``; each can be used by itself. The API's methods get the key and
     the gate, also those that are added later. Tables are retained when this is removed; the usage plan, and
     with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed yet),
-    MP-ONBOARDING-04 (no mail), MP-EVENTS-01 and MP-EVENTS-02 (events do not arrive in this Region).
+    MP-ONBOARDING-04 (no mail), MP-ONBOARDING-05 (no access log), MP-EVENTS-01 and MP-EVENTS-02 (events do
+    not arrive in this Region).
 
     Args:
         scope: Where it is defined, in the stack of the API.
@@ -71,6 +72,9 @@ class SellableApi(Construct):
         firewall_rate: Calls to the onboarding page per five minutes from one address.
         domain_name: The seller's own domain for the onboarding page.
         certificate: The domain's certificate, of the same Region.
+        onboarding_access_log: Whether the onboarding page has an access log. True where the account's API Gateway
+            settings name a role for logs. Left out, if the stack defines that role, as an API with
+            ``cloud_watch_role=True`` does; else synthesis warns.
         metering_role: The account's metering role, ``MeteringRole.from_account(...)`` or that of another
             SellableApi. Left out, native metering defines it here.
         observe_every: How often AWS itself is asked for the state of each agreement, 1 h to 24 h in whole
@@ -111,6 +115,7 @@ class SellableApi(Construct):
         firewall_rate: int = DEFAULT_FIREWALL_RATE,
         domain_name: str | None = None,
         certificate: certificatemanager.ICertificate | None = None,
+        onboarding_access_log: bool | None = None,
         metering_role: iam.IRole | None = None,
         observe_every: cdk.Duration | None = None,
         alarm_topic: sns.ITopic | None = None,
@@ -209,6 +214,7 @@ class SellableApi(Construct):
             firewall_rate=firewall_rate,
             domain_name=domain_name,
             certificate=certificate,
+            access_log=onboarding_access_log,
             removal_policy=removal_policy,
         )
         self.fulfillment_url = self.onboarding.fulfillment_url

@@ -15,8 +15,9 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct, IConstruct
 
+from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
 from marketplace_constructs.infrastructure.agreements import Agreements
-from marketplace_constructs.infrastructure.dead_letters import DeadLetters
+from marketplace_constructs.infrastructure.dead_letters import QUEUE_KEY, DeadLetters
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.relay import has_relay
 from marketplace_constructs.infrastructure.tokens import is_token
@@ -85,6 +86,7 @@ class SubscriptionEvents(Construct):
             retention_period=cdk.Duration.days(4),
             visibility_timeout=_VISIBILITY_TIMEOUT,
         )
+        acknowledge(self.queue, {Finding.CUSTOMER_KEY_OF_QUEUE: QUEUE_KEY})
         self.function = runtime_function(
             self,
             "Function",
@@ -92,6 +94,8 @@ class SubscriptionEvents(Construct):
             description="Records AWS Marketplace's notifications and makes access match",
             timeout=_FUNCTION_TIMEOUT,
             memory_size=512,
+            bounded_by="the queue that it reads, in batches of 10",
+            when_it_fails="the queue that it reads has dead letters and an alarm",
             settings=agreements.settings,
             removal_policy=removal_policy,
         )

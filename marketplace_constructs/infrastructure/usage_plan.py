@@ -135,6 +135,8 @@ class MarketplaceUsagePlan(Construct):
             handler="marketplace_constructs.runtime.usage_plan.handler",
             description="Sets the AWS Marketplace product code of a usage plan",
             timeout=cdk.Duration.minutes(15),
+            bounded_by="the stack's own operations, one at a time",
+            when_it_fails="CloudFormation waits for the answer, and fails the operation where there is none",
             removal_policy=removal_policy,
         )
         self.grant_set_product_code(function)
@@ -148,7 +150,7 @@ class MarketplaceUsagePlan(Construct):
             resource_type=RESOURCE_TYPE,
             service_token=function.function_arn,
             properties={"UsagePlanId": self.usage_plan_id, "ProductCode": product_code},
-        ).node.add_dependency(function)
+        )
 
     def _earlier_plans(self) -> list[MarketplaceUsagePlan]:
         plans = cdk.Stack.of(self).node.find_all()

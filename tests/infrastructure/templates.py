@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import aws_cdk as cdk
@@ -11,6 +14,7 @@ from aws_cdk import aws_dynamodb as dynamodb
 from constructs import IConstruct
 
 from marketplace_constructs import Agreements, Category, Dimension, DimensionType, PricingModel, Product, Seller
+from marketplace_constructs.bundles import cache_directory
 
 MakeApp = Callable[[], cdk.App]
 Resource = dict[str, Any]
@@ -27,6 +31,20 @@ CONTRACT = Product.concurrent(
 )
 SELLER = Seller(seller_name="Example Corp.", support_contact="help@example.com")
 
+STATEFUL = (
+    "AWS::ApiGateway::RestApi",
+    "AWS::ApiGateway::Stage",
+    "AWS::ApiGateway::UsagePlan",
+    "AWS::DynamoDB::Table",
+    "AWS::SQS::Queue",
+    "AWS::SecretsManager::Secret",
+    "Custom::MarketplaceProductCode",
+)
+"""What hurts when it is replaced: data, and what buyers' keys and the listing point at."""
+
+ROOT = Path(__file__).parents[2]
+CDK = cache_directory() / "cdk/node_modules/aws-cdk/bin/cdk"
+
 
 def define(stack: cdk.Stack, **options: Any) -> Agreements:
     return Agreements(
@@ -41,6 +59,26 @@ def define(stack: cdk.Stack, **options: Any) -> Agreements:
             "seller": SELLER,
             **options,
         },
+    )
+
+
+def cdk_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The CDK's own command line, without credentials."""
+    assert CDK.exists(), "run: make setup"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/none",
+        "AWS_SHARED_CREDENTIALS_FILE": "/none",
+    }
+    return subprocess.run(
+        [os.environ["JSII_NODE"], str(CDK), "--no-notices", "--no-color", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+        timeout=300,
     )
 
 

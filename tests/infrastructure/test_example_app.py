@@ -10,19 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from templates import STATEFUL
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "logical_ids.json"
-STATEFUL = (
-    "AWS::ApiGateway::RestApi",
-    "AWS::ApiGateway::Stage",
-    "AWS::ApiGateway::UsagePlan",
-    "AWS::DynamoDB::Table",
-    "AWS::SQS::Queue",
-    "AWS::SecretsManager::Secret",
-    "Custom::MarketplaceProductCode",
-)
-"""What hurts when it is replaced: data, and what buyers' keys and the listing point at."""
 
 
 def synthesize(directory: Path, **environment: str) -> tuple[Path, str]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import aws_cdk as cdk
 import pytest
 from aws_cdk import assertions
+from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_certificatemanager as certificatemanager
 from templates import CONTRACT, SELLER, MakeApp, Template, define, environment, methods
 
@@ -46,9 +48,17 @@ def full(make_app: MakeApp) -> tuple[Template, Onboarding]:
         firewall_rate=23,
         domain_name="buy.example.com",
         certificate=certificatemanager.Certificate.from_certificate_arn(stack, "Certificate", CERTIFICATE),
+        access_log=True,
         removal_policy=cdk.RemovalPolicy.DESTROY,
     )
     return Template(stack), onboarding
+
+
+def is_warned(onboarding: Onboarding, code: str) -> bool:
+    found = assertions.Annotations.from_stack(cdk.Stack.of(onboarding)).find_warning(
+        "*", assertions.Match.string_like_regexp(code)
+    )
+    return bool(found)
 
 
 def test_the_page_is_an_api_of_its_own_with_its_routes_and_no_others(
@@ -69,12 +79,75 @@ def test_the_page_is_an_api_of_its_own_with_its_routes_and_no_others(
 
 
 def test_nothing_writes_down_what_buyers_send(plain: tuple[Template, Onboarding]) -> None:
-    stage = plain[0].only("AWS::ApiGateway::Stage")["Properties"]
-    assert "AccessLogSetting" not in stage
-    [settings] = stage["MethodSettings"]
+    [settings] = plain[0].only("AWS::ApiGateway::Stage")["Properties"]["MethodSettings"]
     assert settings["DataTraceEnabled"] is False
     assert settings["LoggingLevel"] == "OFF"
     assert not plain[0].of_type("AWS::ApiGateway::Account")
+
+
+def test_the_access_log_tells_what_was_answered_and_nothing_that_a_caller_wrote(
+    full: tuple[Template, Onboarding],
+) -> None:
+    template, onboarding = full
+    setting = template.only("AWS::ApiGateway::Stage")["Properties"]["AccessLogSetting"]
+    assert setting["DestinationArn"].endswith(f":log-group:${{{template.logical_id(onboarding.access_log)}}}")
+    variables = set(json.loads(setting["Format"]).values())
+    # Whose address, agent, query, header, key or path it was is the caller's own text, or the caller.
+    assert variables == {
+        "$context.error.responseType",
+        "$context.extendedRequestId",
+        "$context.httpMethod",
+        "$context.integration.requestId",
+        "$context.integration.status",
+        "$context.requestId",
+        "$context.requestTimeEpoch",
+        "$context.resourcePath",
+        "$context.responseLatency",
+        "$context.status",
+        "$context.wafResponseCode",
+    }
+
+
+def test_the_access_log_waits_for_the_role_that_the_stack_defines(make_app: MakeApp) -> None:
+    stack = cdk.Stack(make_app(), "WithRole")
+    onboarding = onboarding_of(stack)
+    apigateway.RestApi(stack, "Later", cloud_watch_role=True).root.add_method("GET")
+    template = Template(stack)
+    [account] = template.of_type("AWS::ApiGateway::Account")
+    stage = template.resources[template.logical_id(onboarding.api.deployment_stage)]
+    assert account in stage["DependsOn"]
+    assert "AccessLogSetting" in stage["Properties"]
+
+
+def test_an_account_without_the_role_is_warned_of_instead_of_failing_to_deploy(
+    plain: tuple[Template, Onboarding], full: tuple[Template, Onboarding]
+) -> None:
+    assert "AccessLogSetting" not in plain[0].only("AWS::ApiGateway::Stage")["Properties"]
+    assert is_warned(plain[1], "MP-ONBOARDING-05")
+    assert not is_warned(full[1], "MP-ONBOARDING-05")
+
+
+def test_logs_are_kept_for_more_than_a_year_and_protected(
+    plain: tuple[Template, Onboarding], full: tuple[Template, Onboarding]
+) -> None:
+    kept = plain[0].of_type("AWS::Logs::LogGroup")
+    assert len(kept) == 4
+    for log in kept.values():
+        assert log["Properties"]["RetentionInDays"] > 366
+        assert log["Properties"]["DeletionProtectionEnabled"] is True
+        assert {log["DeletionPolicy"], log["UpdateReplacePolicy"]} == {"Retain"}
+    # What is to be deleted with its stack must not refuse to be.
+    assert [
+        (log["Properties"]["DeletionProtectionEnabled"], log["DeletionPolicy"])
+        for name, log in full[0].of_type("AWS::Logs::LogGroup").items()
+        if name.startswith("Onboarding")
+    ] == [(False, "Delete")] * 3
+
+
+def test_only_secrets_manager_of_this_account_may_renew_the_signing_secret(plain: tuple[Template, Onboarding]) -> None:
+    permission = plain[0].only("AWS::Lambda::Permission", "SigningSecretFunction")["Properties"]
+    assert permission["Principal"] == "secretsmanager.amazonaws.com"
+    assert permission["SourceAccount"] == "${AWS::AccountId}"
 
 
 @pytest.mark.parametrize(("which", "rate", "burst"), [("plain", 20, 40), ("full", 21, 22)])
@@ -210,14 +283,8 @@ def test_the_removal_policy_reaches_the_logs(
 def test_missing_mail_is_warned_of_and_can_be_acknowledged(
     plain: tuple[Template, Onboarding], full: tuple[Template, Onboarding]
 ) -> None:
-    def is_warned(onboarding: Onboarding) -> bool:
-        found = assertions.Annotations.from_stack(cdk.Stack.of(onboarding)).find_warning(
-            "*", assertions.Match.string_like_regexp("MP-ONBOARDING-04")
-        )
-        return bool(found)
-
-    assert is_warned(plain[1])
-    assert not is_warned(full[1])
+    assert is_warned(plain[1], "MP-ONBOARDING-04")
+    assert not is_warned(full[1], "MP-ONBOARDING-04")
 
 
 def test_metrics_are_of_the_pages_stage(plain: tuple[Template, Onboarding]) -> None:

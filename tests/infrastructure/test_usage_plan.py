@@ -105,7 +105,7 @@ def test_the_function_outlives_the_product_code_it_has_to_clear(
     [code] = [r for n, r in plans[0].of_type("Custom::MarketplaceProductCode").items() if "First" in n]
     [function] = [n for n in plans[0].of_type("AWS::Lambda::Function") if "First" in n]
     [policy] = [n for n in plans[0].of_type("AWS::IAM::Policy") if "First" in n]
-    assert function in code["DependsOn"]
+    assert code["Properties"]["ServiceToken"] == {"Fn::GetAtt": [function, "Arn"]}
     assert policy in plans[0].resources[function]["DependsOn"]
 
 

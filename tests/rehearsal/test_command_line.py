@@ -18,7 +18,8 @@ from marketplace_constructs.rehearsal import scenarios
 from marketplace_constructs.rehearsal import stage as stage_module
 from marketplace_constructs.rehearsal.browser import Browser
 from marketplace_constructs.rehearsal.journey import Promises, Scenario, require
-from marketplace_constructs.rehearsal.scenarios import buy, leave
+from marketplace_constructs.rehearsal.marketplace import Agreement
+from marketplace_constructs.rehearsal.scenarios import buy, leave, wait_until_drained
 from marketplace_constructs.rehearsal.stage import SaleKind, Stage
 from marketplace_constructs.rehearsal.visit import Visitor
 
@@ -210,10 +211,47 @@ def test_repairs_one_buyer(as_operator: Stage, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.rehearsal
+def test_forgets_the_contact_of_a_chain_and_of_nobody_else(
+    as_operator: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sale = as_operator.sale(SaleKind.PIPELINE)
+    buyer, other = (Visitor(as_operator, sale, as_operator.market.add_buyer()) for _ in range(2))
+    first, theirs = (bought(each) for each in (buyer, other))
+    buyer.agreement = as_operator.market.renew(first)
+    command = ["agreements", "--stack", sale.stack.name, "forget"]
+
+    def contacts() -> set[str]:
+        items = as_operator.aws.client("dynamodb").scan(TableName=sale.settings.contacts_table)["Items"]
+        return {str(item["agreement"]["S"]) for item in items}
+
+    kept = {f"{buyer.identity}#{first.id}", f"{other.identity}#{theirs.id}"}
+    assert contacts() >= kept
+    wait_until_drained(as_operator, sale)
+    # By the renewed agreement, which has no contact of its own.
+    assert run([*command, buyer.agreement.id]) == 0
+    said = capsys.readouterr().out
+
+    assert f"{first.id}: contact deleted" in said
+    assert contacts() & kept == {f"{other.identity}#{theirs.id}"}
+    assert run([*command, first.id, "--format", "json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["deleted"] == []
+    assert set(again["looked_at"]) == {first.id, buyer.agreement.id}
+
+
+def bought(buyer: Visitor) -> Agreement:
+    """The agreement, once its buyer has left a contact address."""
+    buy(Promises(), buyer)
+    assert buyer.agreement is not None
+    return buyer.agreement
+
+
+@pytest.mark.rehearsal
 @pytest.mark.parametrize(
     ("stack", "arguments", "code"),
     [
         ("LegacySale", ["show", "none"], "MP-CLI-12"),
+        ("LegacySale", ["forget", "none"], "MP-CLI-12"),
         ("LegacySale", ["repair", "none"], "MP-CLI-12"),
         ("NoSuchStack", ["list"], "NoSuchStack"),
     ],

@@ -108,7 +108,9 @@ def test_an_answer_that_rests_on_fewer_facts_replaces_none(entries: GateEntries)
     assert entries.put(newer)
     assert not entries.put(older)
     assert entries.get(newer.key_sha256) == newer
-    assert entries.put(replace(newer, open_until=AT))
+    removed = replace(newer, open_until=AT, is_removed=True)
+    assert entries.put(removed)
+    assert entries.get(newer.key_sha256) == removed
 
 
 @pytest.fixture(params=["memory", "api gateway", "snapshot"])

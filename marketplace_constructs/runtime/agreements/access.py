@@ -7,13 +7,13 @@ ought to be so, and changes what is not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from marketplace_constructs.domain.agreements import Agreement, Fact, Key, agreements_of
 from marketplace_constructs.domain.product import ProductTerms
-from marketplace_constructs.runtime.agreements.api_keys import ApiKeys
+from marketplace_constructs.runtime.agreements.api_keys import ApiKey, ApiKeys
 from marketplace_constructs.runtime.agreements.facts import FactStore
 from marketplace_constructs.runtime.agreements.gate_entries import GateEntries, GateEntry
 from marketplace_constructs.runtime.clock import Clock
@@ -81,48 +81,86 @@ class Access:
             for key in agreement.keys:
                 yield Wanted(key=key, agreement=agreement, is_open=agreement.grants_access and key.is_live(now))
 
+    def admit(self, buyer: str, key: Key) -> None:
+        """Let a key in that was made a moment ago, in one call of API Gateway's control plane.
+
+        Two hundred buyers at once want no more than this. Should the facts say otherwise by now, they win.
+
+        Args:
+            buyer: Whose it is.
+            key: As it was promised, with its API key's id.
+        """
+        assert key.api_key_id is not None
+        self._api_keys.join(self._usage_plan_id, key.api_key_id)
+        facts = self._facts.of_buyer(buyer)
+        now = self._clock()
+        agreements = agreements_of(facts, product=self._product, now=now)
+        wanted = next((w for w in self.wanted(agreements, now) if w.key.sha256 == key.sha256), None)
+        if wanted is not None and wanted.is_open:
+            self._put(self._entry(wanted, facts))
+            if len(self._facts.of_buyer(buyer)) == len(facts):
+                return
+        self.make_match(buyer)
+
     def _settle(self, wanted: Wanted, facts: tuple[Fact, ...]) -> None:
-        key = wanted.key
-        entry = GateEntry(
-            key_sha256=key.sha256,
+        key, entry = wanted.key, self._entry(wanted, facts)
+        if wanted.is_open:
+            self._let_in(wanted)
+            self._put(entry)
+            return
+        known = self._entries.get(key.sha256)
+        if known is not None and known.is_removed:
+            return
+        # The gate first: it answers within its cache time, however slow API Gateway is to forget a key.
+        self._put(entry)
+        if key.is_live(self._clock()):
+            self._shut_out(key)
+        elif key.api_key_id is not None:
+            # Nobody can use it again, and an account holds 10,000 keys at most.
+            self._api_keys.delete(key.api_key_id)
+            self._put(replace(entry, is_removed=True))
+        # Else it was abandoned before anybody knew that it exists: the reconciliation removes what bears its name.
+
+    @staticmethod
+    def _entry(wanted: Wanted, facts: tuple[Fact, ...]) -> GateEntry:
+        return GateEntry(
+            key_sha256=wanted.key.sha256,
             agreement=wanted.agreement.id,
             is_open=wanted.is_open,
             facts_seen=len(facts),
-            open_until=key.retire_at,
+            open_until=wanted.key.retire_at,
         )
-        if not wanted.is_open:
-            # The gate first: it answers within its cache time, however slow API Gateway is to forget a key.
-            self._put(entry)
-        api_key_id = key.api_key_id or next((k.id for k in self._api_keys.named(key.name) if k.name == key.name), None)
-        if api_key_id is not None:
-            self._settle_api_key(api_key_id, wanted)
-        if wanted.is_open:
-            self._put(entry)
 
     def _put(self, entry: GateEntry) -> None:
         if self._entries.get(entry.key_sha256) != entry:
             self._entries.put(entry)
 
-    def _settle_api_key(self, api_key_id: str, wanted: Wanted) -> None:
-        found = self._api_keys.get(api_key_id)
+    def _found(self, key: Key) -> ApiKey | None:
+        """The API key; looked for by name where its maker died before it could tell the id."""
+        if key.api_key_id is not None:
+            return self._api_keys.get(key.api_key_id)
+        return next((found for found in self._api_keys.named(key.name) if found.name == key.name), None)
+
+    def _let_in(self, wanted: Wanted) -> None:
+        found = self._found(wanted.key)
         if found is None:
             return
-        if wanted.is_open:
-            customer_id = self.customer_id(wanted.agreement)
-            if found.customer_id != customer_id:
-                self._api_keys.set_customer_id(api_key_id, customer_id)
-            if not self._api_keys.is_member(self._usage_plan_id, api_key_id):
-                self._api_keys.join(self._usage_plan_id, api_key_id)
-            if not found.enabled:
-                self._api_keys.set_enabled(api_key_id, enabled=True)
+        customer_id = self.customer_id(wanted.agreement)
+        if found.customer_id != customer_id:
+            self._api_keys.set_customer_id(found.id, customer_id)
+        if not self._api_keys.is_member(self._usage_plan_id, found.id):
+            self._api_keys.join(self._usage_plan_id, found.id)
+        if not found.enabled:
+            self._api_keys.set_enabled(found.id, enabled=True)
+
+    def _shut_out(self, key: Key) -> None:
+        found = self._found(key)
+        if found is None:
             return
         if found.enabled:
-            self._api_keys.set_enabled(api_key_id, enabled=False)
-        if self._api_keys.is_member(self._usage_plan_id, api_key_id):
-            self._api_keys.leave(self._usage_plan_id, api_key_id)
-        if not wanted.key.is_live(self._clock()):
-            # Nobody can use it again, and an account holds 10,000 keys at most.
-            self._api_keys.delete(api_key_id)
+            self._api_keys.set_enabled(found.id, enabled=False)
+        if self._api_keys.is_member(self._usage_plan_id, found.id):
+            self._api_keys.leave(self._usage_plan_id, found.id)
 
     def customer_id(self, agreement: Agreement) -> str:
         """What the agreement's keys carry as customer id: the customer identifier under native metering, else nothing.

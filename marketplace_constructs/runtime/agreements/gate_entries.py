@@ -25,6 +25,7 @@ class GateEntry:
         facts_seen: How many facts of the buyer this answer rests on. Facts are only added, so an answer that rests
             on fewer is older and never replaces a newer one.
         open_until: A rotated key works until then.
+        is_removed: The API key behind it is gone for good, so that nobody need look again.
     """
 
     key_sha256: str
@@ -32,6 +33,7 @@ class GateEntry:
     is_open: bool
     facts_seen: int
     open_until: datetime | None = None
+    is_removed: bool = False
 
     def opens(self, now: datetime) -> bool:
         """Whether the key opens the API now."""
@@ -68,6 +70,7 @@ class DynamoDbGateEntries:
                     "agreement": {"S": entry.agreement},
                     "is_open": {"BOOL": entry.is_open},
                     "facts_seen": {"N": str(entry.facts_seen)},
+                    "is_removed": {"BOOL": entry.is_removed},
                     **until,
                 },
                 ConditionExpression="attribute_not_exists(key_sha256) OR facts_seen <= :seen",
@@ -93,4 +96,5 @@ class DynamoDbGateEntries:
             is_open=item["is_open"]["BOOL"],
             facts_seen=int(item["facts_seen"]["N"]),
             open_until=datetime.fromisoformat(until) if until else None,
+            is_removed=item.get("is_removed", {}).get("BOOL", False),
         )

@@ -144,7 +144,10 @@ def reconcile(
     buyers = failed = 0
     for buyer, known in facts.buyers() if only is None else [(only, facts.of_buyer(only))]:
         buyers += 1
-        promised |= {fact.key_name for fact in known if fact.kind is FactKind.KEY_ISSUED}
+        abandoned = {fact.key_sha256 for fact in known if fact.kind is FactKind.KEY_ABANDONED}
+        promised |= {
+            fact.key_name for fact in known if fact.kind is FactKind.KEY_ISSUED and fact.key_sha256 not in abandoned
+        }
         try:
             for agreement in service.agreements(buyer):
                 if _is_to_be_observed(agreement, observes_all=observes_all, now=clock()):

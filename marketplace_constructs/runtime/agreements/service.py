@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -284,7 +284,7 @@ class AgreementsService:
                 name=key.name, value=value, customer_id=self._access.customer_id(agreement)
             )
             self._facts.add(self._key_fact(FactKind.KEY_CREATED, agreement, key, api_key_id=api_key_id))
-            self._access.make_match(agreement.buyer)
+            self._access.admit(agreement.buyer, replace(key, api_key_id=api_key_id))
         except (ClientError, BotoCoreError, AccessUnsettledError) as error:
             # Whether the key came to be is not known; nobody has seen it, so it must not stay.
             self._abandon(agreement, key)

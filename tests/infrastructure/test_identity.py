@@ -1,0 +1,176 @@
+"""What buyers' keys and the listing point at stays the same resource, whatever a seller changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_certificatemanager as certificatemanager
+from aws_cdk import aws_sns as sns
+from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
+from templates import CONTRACT, LEGACY, STATEFUL, MakeApp, Resource, backend, cdk_command, small_api
+
+from marketplace_constructs import MeteringRole, Period, Product, Quota, SellableApi, Throttle
+
+Change = Callable[[cdk.Stack, apigateway.RestApi, dict[str, Any]], None]
+
+
+def limits(_stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any]) -> None:
+    options |= {
+        "throttle": Throttle(rate_limit=5, burst_limit=6),
+        "quota": Quota(limit=7, period=Period.DAY),
+        "method_throttles": {"GET /v1/items": Throttle(rate_limit=1, burst_limit=2)},
+        "usage_plan_name": "gold",
+        "onboarding_throttle": Throttle(rate_limit=3, burst_limit=4),
+        "firewall_rate": 1000,
+    }
+
+
+def no_limits(_stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any]) -> None:
+    del options["throttle"], options["quota"]
+
+
+def routes(_stack: cdk.Stack, api: apigateway.RestApi, options: dict[str, Any]) -> None:
+    api.root.resource_for_path("/v1/more").add_method("POST", backend())
+    api.root.resource_for_path("/v1/health").add_method("GET", backend())
+    options |= {"free_routes": ["GET /v1/health"], "gate_cache_ttl": cdk.Duration.seconds(0)}
+
+
+def seller(stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any]) -> None:
+    certificate = "arn:aws:acm:us-east-1:111122223333:certificate/11112222-3333-4444-5555-666677778888"
+    options |= {
+        "seller_name": "Example Ltd.",
+        "support_contact": "https://example.com/help",
+        "logo_url": "https://example.com/logo.png",
+        "sender": "noreply@example.com",
+        "domain_name": "buy.example.com",
+        "certificate": certificatemanager.Certificate.from_certificate_arn(stack, "Certificate", certificate),
+        "api_url": "https://api.example.com",
+        "example_route": "GET /v1/items",
+    }
+
+
+def operation(stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any]) -> None:
+    options |= {
+        "alarm_topic": sns.Topic.from_topic_arn(stack, "Told", "arn:aws:sns:us-east-1:111122223333:told"),
+        "observe_every": cdk.Duration.hours(6),
+        "onboarding_access_log": True,
+    }
+
+
+def second_sale(stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any]) -> None:
+    product: Product = options["product"]
+    shared = {"metering_role": MeteringRole.from_account(stack, "Shared")} if product.is_native else {}
+    # Defined before the first, as a seller may sort them.
+    options_of_its_own = {"api": small_api(stack, "AnotherApi"), "product": product, "support_contact": "x@example.com"}
+    SellableApi(stack, "Another", **options_of_its_own, **shared)
+
+
+CHANGES: tuple[Change, ...] = (limits, no_limits, routes, seller, operation, second_sale)
+
+
+def synthesize(make_app: MakeApp, product: Product, *changes: Change, construct_id: str = "Sale") -> Path:
+    """The assembly of a stack that sells one API."""
+    stack = cdk.Stack(make_app(), "Sold")
+    api = small_api(stack)
+    options: dict[str, Any] = {
+        "api": api,
+        "product": product,
+        "support_contact": "help@example.com",
+        "throttle": Throttle(rate_limit=10, burst_limit=20),
+        "quota": Quota(limit=1000, period=Period.MONTH),
+    }
+    for change in changes:
+        change(stack, api, options)
+    SellableApi(stack, construct_id, **options)
+    root = stack.node.root
+    assert isinstance(root, cdk.App)
+    return Path(root.synth().directory)
+
+
+def stateful(assembly: Path) -> dict[str, Resource]:
+    resources: dict[str, Resource] = json.loads((assembly / "Sold.template.json").read_text())["Resources"]
+    return {name: resource for name, resource in resources.items() if resource["Type"] in STATEFUL}
+
+
+def fixed(resource: Resource) -> dict[str, Any]:
+    """The properties whose change has CloudFormation make another resource."""
+    if resource["Type"].startswith("Custom::"):
+        return {"ServiceToken": resource["Properties"]["ServiceToken"]}
+    schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", resource["Type"]).schema
+    paths = {
+        path.split("/")[2]
+        for kind in ("createOnlyProperties", "conditionalCreateOnlyProperties")
+        for path in schema.get(kind, [])
+    }
+    return {name: value for name, value in resource.get("Properties", {}).items() if name in paths}
+
+
+@pytest.fixture(scope="module", params=[LEGACY, CONTRACT], ids=["legacy", "concurrent"])
+def product(request: pytest.FixtureRequest) -> Product:
+    found: Product = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def before(make_app: MakeApp, product: Product) -> Path:
+    return synthesize(make_app, product)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_change_replaces_nothing_that_buyers_depend_on(
+    make_app: MakeApp, product: Product, before: Path, change: Change
+) -> None:
+    after = stateful(synthesize(make_app, product, change))
+    kept = stateful(before)
+    assert {resource["Type"] for resource in kept.values()} >= {
+        "AWS::ApiGateway::RestApi",
+        "AWS::ApiGateway::Stage",
+        "AWS::ApiGateway::UsagePlan",
+        "AWS::DynamoDB::Table",
+    }
+    for name, resource in kept.items():
+        assert name in after, f"{name} is replaced"
+        assert after[name]["Type"] == resource["Type"]
+        assert fixed(after[name]) == fixed(resource)
+
+
+def test_create_only_properties_are_known() -> None:
+    properties = {"KeySchema": [], "TableName": "t", "BillingMode": "PAY_PER_REQUEST"}
+    assert set(fixed({"Type": "AWS::DynamoDB::Table", "Properties": properties})) >= {"TableName", "KeySchema"}
+    stage = {"Type": "AWS::ApiGateway::Stage", "Properties": {"StageName": "s", "RestApiId": "a", "DeploymentId": "d"}}
+    assert set(fixed(stage)) == {"StageName", "RestApiId"}
+
+
+def replaced(before: Path, after: Path) -> set[str]:
+    """Logical ids of stateful resources that ``cdk diff`` would replace or remove."""
+    done = cdk_command("diff", "Sold", "--app", str(after), "--template", str(before / "Sold.template.json"))
+    said = (done.stdout + done.stderr).splitlines()
+    assert any("[+]" in line or "[~]" in line for line in said), "could not check: there is no difference"
+    names = stateful(before)
+    found: set[str] = set()
+    name = ""
+    for line in said:
+        if line.startswith("["):
+            # A resource's own line; what changes in it follows, indented.
+            name = next((word for word in line.split() if word in names), "")
+        if name and any(word in line for word in ("replace", "destroy", "orphan")):
+            found.add(name)
+    return found
+
+
+def test_diff_announces_no_replacement_whatever_changes(make_app: MakeApp, product: Product, before: Path) -> None:
+    after = synthesize(make_app, product, limits, routes, seller, operation, second_sale)
+    assert replaced(before, after) == set()
+
+
+def test_diff_announces_the_replacement_of_everything_when_the_id_changes(
+    make_app: MakeApp, product: Product, before: Path
+) -> None:
+    after = synthesize(make_app, product, construct_id="Renamed")
+    assert replaced(before, after) == {name for name in stateful(before) if name.startswith("Sale")}
