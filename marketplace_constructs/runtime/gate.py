@@ -36,7 +36,7 @@ def answer(event: Mapping[str, object], *, entries: GateEntries, clock: Clock) -
         else iter(()),
         "",
     )
-    entry = entries.get(hashlib.sha256(value.encode()).hexdigest()) if value else None
+    entry = entries.get(hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()) if value else None
     is_open = entry is not None and entry.opens(clock())
     api_arn, stage, method, *_ = str(event["methodArn"]).split("/")
     if not is_open:
