@@ -48,7 +48,8 @@ class QuotaApiKeys:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             quotas = [self._all, *([self._own[name]] if name in self._own else [])]
-            if not all([quota.refill() for quota in quotas]):
+            ready = [quota.refill() for quota in quotas]
+            if not all(ready):
                 self.throttled += 1
                 raise ClientError({"Error": {"Code": "TooManyRequestsException"}}, name)
             for quota in quotas:
