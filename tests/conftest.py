@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,18 +23,10 @@ if "JSII_NODE" not in os.environ:
 
 
 @pytest.fixture(scope="session")
-def make_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], cdk.App]]:
-    """Makes apps with the feature flags of deployments, whose functions have a tiny bundle."""
+def make_app() -> Callable[[], cdk.App]:
+    """Makes apps with the feature flags of deployments."""
     # Other layers' tests do without the CDK.
     import aws_cdk as cdk  # noqa: PLC0415
 
-    from marketplace_constructs import bundles  # noqa: PLC0415
-
-    placeholder = tmp_path_factory.mktemp("bundle") / "functions.zip"
-    with zipfile.ZipFile(placeholder, "w") as bundle:
-        bundle.writestr("placeholder.txt", "tests of templates never run it")
     context = json.loads((ROOT / "cdk.json").read_text())["context"]
-    patch = pytest.MonkeyPatch()
-    patch.setattr(bundles, "bundle_path", lambda _name: placeholder)
-    yield lambda: cdk.App(context=context)
-    patch.undo()
+    return lambda: cdk.App(context=context)
