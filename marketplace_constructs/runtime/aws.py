@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
+import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 # At DEBUG, which a function's logging configuration can set, these write whole requests, tokens and keys included.
 for _library in ("boto3", "botocore", "urllib3", "aws_lambda_powertools"):
     logging.getLogger(_library).setLevel(logging.WARNING)
+
+# The models of AWS's services are many small objects that stay. To look through them for garbage takes a tenth of each
+# cold start (python bench/cold_start.py) where it is done as often as Python does by itself.
+gc.set_threshold(100_000)
 
 CONFIG: Final = Config(
     connect_timeout=3,
@@ -19,6 +26,13 @@ CONFIG: Final = Config(
     user_agent_extra="marketplace-constructs",
 )
 """Short enough that a buyer's page answers within API Gateway's 29 s."""
+
+
+@cache
+def client(service: str, region: str | None = None) -> Any:  # boto3 types clients by the literal name
+    """A boto3 client, made at first use, once per function instance."""
+    return boto3.client(service, region_name=region, config=CONFIG)  # type: ignore[call-overload]
+
 
 _TRANSIENT: Final = frozenset(
     {

@@ -1,11 +1,8 @@
-"""The real adapters, wired from a function's settings. Clients are made once per function instance."""
+"""The real adapters, wired from a function's settings."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
-
-import boto3
 
 from marketplace_constructs.runtime.agreements.access import Access
 from marketplace_constructs.runtime.agreements.api_keys import ApiGatewayKeys, ApiKeys
@@ -13,7 +10,7 @@ from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts
 from marketplace_constructs.runtime.agreements.gate_entries import DynamoDbGateEntries
 from marketplace_constructs.runtime.agreements.marketplace import AwsMarketplace
 from marketplace_constructs.runtime.agreements.service import AgreementsService
-from marketplace_constructs.runtime.aws import CONFIG
+from marketplace_constructs.runtime.aws import client
 from marketplace_constructs.runtime.clock import Clock, utc_now
 from marketplace_constructs.runtime.settings import AgreementsSettings
 
@@ -24,12 +21,6 @@ ENTITLEMENT_REGION = "us-east-1"
 """The one Region of the entitlement service. Source: botocore 1.44.5, endpoints (read 2026-11-21)."""
 AGREEMENT_REGION = "us-east-1"
 """The Region of the agreement service. Source: botocore 1.44.5, endpoints (read 2026-11-21)."""
-
-
-@cache
-def client(service: str, region: str | None = None) -> Any:  # boto3 types clients by the literal name
-    """A boto3 client, made at first use."""
-    return boto3.client(service, region_name=region, config=CONFIG)  # type: ignore[call-overload]
 
 
 class Dependencies:

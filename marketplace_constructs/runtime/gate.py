@@ -13,10 +13,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Final
 
-import boto3
-
 from marketplace_constructs.runtime.agreements.gate_entries import DynamoDbGateEntries, GateEntries, GateEntry
-from marketplace_constructs.runtime.aws import CONFIG
+from marketplace_constructs.runtime.aws import client
 from marketplace_constructs.runtime.clock import Clock, utc_now
 from marketplace_constructs.runtime.settings import GateSettings
 
@@ -75,7 +73,7 @@ def _log(entry: GateEntry | None, event: Mapping[str, object]) -> None:
 @cache
 def _entries() -> GateEntries:
     settings = GateSettings.from_environment()
-    return DynamoDbGateEntries(boto3.client("dynamodb", config=CONFIG), settings.keys_table)
+    return DynamoDbGateEntries(client("dynamodb"), settings.keys_table)
 
 
 def handler(

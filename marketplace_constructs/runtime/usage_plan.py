@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from marketplace_constructs.runtime.aws import error_code, is_transient
-from marketplace_constructs.runtime.dependencies import client
+from marketplace_constructs.runtime.aws import client, error_code, is_transient
 from marketplace_constructs.runtime.observability import logger
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from marketplace_constructs.runtime.agreements.access import Access, AccessUnset
 from marketplace_constructs.runtime.agreements.api_keys import ApiKey, ApiKeys
 from marketplace_constructs.runtime.agreements.facts import FactStore
 from marketplace_constructs.runtime.agreements.service import AgreementsService
-from marketplace_constructs.runtime.aws import error_code
+from marketplace_constructs.runtime.aws import client, error_code
 from marketplace_constructs.runtime.clock import Clock
-from marketplace_constructs.runtime.dependencies import Dependencies, client
+from marketplace_constructs.runtime.dependencies import Dependencies
 from marketplace_constructs.runtime.observability import count, logger, metrics
 from marketplace_constructs.runtime.onboarding.contacts import DynamoDbContacts
 from marketplace_constructs.runtime.onboarding.mail import SesMail, send_owed

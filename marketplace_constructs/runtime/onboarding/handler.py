@@ -25,9 +25,8 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.shared.cookies import Cookie, SameSite
 
 from marketplace_constructs.runtime.agreements.service import KeyRefused, TokenRefused, TryAgain
-from marketplace_constructs.runtime.aws import error_code, is_transient
+from marketplace_constructs.runtime.aws import client, error_code, is_transient
 from marketplace_constructs.runtime.dependencies import Dependencies as AwsDependencies
-from marketplace_constructs.runtime.dependencies import client
 from marketplace_constructs.runtime.observability import count, logger, metrics
 from marketplace_constructs.runtime.onboarding.contacts import (
     Contact,

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 from botocore.exceptions import ClientError
 
-from marketplace_constructs.runtime.aws import error_code, is_transient
-from marketplace_constructs.runtime.dependencies import client
+from marketplace_constructs.runtime.aws import client, error_code, is_transient
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
