@@ -194,8 +194,10 @@ class Selling(RuleBasedStateMachine):
 
     @invariant()
     def no_agreement_has_more_than_two_keys(self) -> None:
+        # A renewal that got a key of its own before AWS told what it renews brings that key into the chain.
         for agreement in self.sale.service.agreements(BUYER):
-            assert len(agreement.live_keys(self.sale.now)) <= 2
+            live = [key.name.rpartition("/")[0] for key in agreement.live_keys(self.sale.now)]
+            assert all(live.count(made_for) <= 2 for made_for in live)
 
     def teardown(self) -> None:
         self.sale.reconcile(observes_all=False)
