@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     import aws_cdk as cdk
 
 ROOT = Path(__file__).parent.parent
+
+# A pipeline tries the same examples each time; new ones are for whoever can look into them.
+settings.register_profile("pipeline", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("pipeline")
 
 # jsii asks for it when it is first imported.
 if "JSII_NODE" not in os.environ:
