@@ -15,7 +15,7 @@ AUDIT := $(MARKETPLACE_CONSTRUCTS_CACHE)/audit
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --no-annotate --upgrade
 ARGS ?=
 
-.PHONY: help setup rehearse test test-browser audit bench lint lock wheel publish clean
+.PHONY: help setup rehearse test test-browser audit bench permissions lint lock wheel publish clean
 
 help:  ## what there is to do
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,10 @@ $(AUDIT)/.ready: $(UV) requirements/audit.txt
 bench: setup  ## all benchmarks; each figure a JSON line
 	@$(BIN)/sellable rehearse --install
 	@$(BIN)/python bench/run.py
+
+permissions: setup  ## what breaks without each action of each role
+	@$(BIN)/sellable rehearse --install
+	@$(BIN)/python tests/rehearsal/permissions.py $(ARGS)
 
 lint: setup  ## style, types, and who may import whom
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy

@@ -314,32 +314,43 @@ def _is_entitled(fact: Fact, now: datetime) -> bool:
 
 
 def _link(histories: Mapping[str, _History]) -> None:
-    """Make chains: who continues whom."""
+    """Make chains: who continues whom. What AWS names goes before what has to be guessed."""
     for history in histories.values():
-        agreed = history.last(FactKind.AGREED)
-        previous = next((f.previous_agreement_id for f in history.facts if f.previous_agreement_id), None)
-        if previous is None and agreed is not None and agreed.intent == "REPLACE":
-            ended = [
-                other
-                for other in histories.values()
-                if other is not history
-                and other.is_ours
-                and (end := other.last(FactKind.ENDED)) is not None
-                and end.status == "REPLACED"
-                and not any(f.previous_agreement_id == other.id for h in histories.values() for f in h.facts)
-            ]
-            if len(ended) == 1:
-                previous = ended[0].id
-            else:
-                history.alarms.append(f"replaces an agreement that is not named; {len(ended)} could be meant")
-        if previous is None:
-            previous = _former_holder(history, histories)
-        if previous is None or previous == history.id or previous not in histories:
-            continue
-        if histories[previous].successor is not None:
-            history.alarms.append(f"continues {previous}, as {histories[previous].successor} does")
-        elif not _leads_to(histories, previous, history.id):
-            history.predecessor, histories[previous].successor = previous, history.id
+        named = next((fact.previous_agreement_id for fact in history.facts if fact.previous_agreement_id), None)
+        _join(histories, history, named)
+    for history in histories.values():
+        if history.predecessor is None:
+            _join(histories, history, _replaced(history, histories) or _former_holder(history, histories))
+
+
+def _join(histories: Mapping[str, _History], history: _History, previous: str | None) -> None:
+    """Let an agreement continue another, unless that is continued already or a circle would close."""
+    if previous is None or previous == history.id or previous not in histories:
+        return
+    if histories[previous].successor is not None:
+        history.alarms.append(f"continues {previous}, as {histories[previous].successor} does")
+    elif not _leads_to(histories, previous, history.id):
+        history.predecessor, histories[previous].successor = previous, history.id
+
+
+def _replaced(history: _History, histories: Mapping[str, _History]) -> str | None:
+    """The one agreement that ended as REPLACED and that nobody continues, for a replacement that names none."""
+    agreed = history.last(FactKind.AGREED)
+    if agreed is None or agreed.intent != "REPLACE" or agreed.previous_agreement_id:
+        return None
+    ended = [
+        other
+        for other in histories.values()
+        if other is not history
+        and other.is_ours
+        and other.successor is None
+        and (end := other.last(FactKind.ENDED)) is not None
+        and end.status == "REPLACED"
+    ]
+    if len(ended) == 1:
+        return ended[0].id
+    history.alarms.append(f"replaces an agreement that is not named; {len(ended)} could be meant")
+    return None
 
 
 def _former_holder(history: _History, histories: Mapping[str, _History]) -> str | None:

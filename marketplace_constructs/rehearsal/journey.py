@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from marketplace_constructs.rehearsal.stage import SaleKind, Stage
 
 SCHEMA_VERSION: Final = 1
+_PATIENCE: Final[ContextVar[float]] = ContextVar("patience", default=30)
 _T = TypeVar("_T")
 
 
@@ -149,12 +151,29 @@ def require(kept: bool, otherwise: str) -> None:  # noqa: FBT001  # reads as an 
         raise BrokenPromise(otherwise)
 
 
-def wait_until(look: Callable[[], _T | None], what: str, *, seconds: float = 30) -> _T:
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Wait no longer than so many seconds for anything, where a broken promise is what is expected."""
+    token = _PATIENCE.set(seconds)
+    try:
+        yield
+    finally:
+        _PATIENCE.reset(token)
+
+
+def wait_until(look: Callable[[], _T | None], what: str, *, seconds: float | None = None) -> _T:
     """Look again and again until there is something to see.
+
+    Args:
+        look: Returns None while there is nothing.
+        what: Is waited for.
+        seconds: How long at most; left out, 30.
 
     Raises:
         BrokenPromise: There was nothing within that time.
     """
+    limit = _PATIENCE.get()
+    seconds = limit if seconds is None else min(seconds, limit)
     until = time.monotonic() + seconds
     while True:
         seen = look()

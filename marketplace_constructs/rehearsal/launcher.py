@@ -20,6 +20,10 @@ What the emulator (ministack 1.5.33) lacks, and what is supplied here:
   to.
 * A secret's ``Ref``: it is the secret's name, which a policy's ``Resource`` does not match. Here it is the ARN, as
   at AWS. (Stacks are made and deleted here, never updated.)
+* What a mail is authorized on: any resource, which a policy that names the sender's identity refuses. Here it is the
+  identity of the sending address, as at AWS.
+* A secret's rotation: it moves the labels at once and asks nobody. Here it stages a pending version without a value,
+  as Secrets Manager does before it calls the function; whoever rehearses calls it.
 * An end: it would outlive whoever started it. Here it ends when its standard input closes, which happens
   however the other side ends.
 """
@@ -31,13 +35,15 @@ import os
 import shutil
 import sys
 import threading
+import time
 from contextvars import ContextVar
+from http import HTTPStatus
 from pathlib import Path
 
 from ministack import app
-from ministack.core import iam_evaluator
-from ministack.core.responses import request_scope
-from ministack.services import apigateway_v1, sns
+from ministack.core import iam_actions, iam_evaluator
+from ministack.core.responses import error_response_json, json_response, request_scope
+from ministack.services import apigateway_v1, secretsmanager, sns
 from ministack.services.cloudformation import provisioners
 
 MARKETPLACE_ACCOUNT = "287250355862"
@@ -136,6 +142,38 @@ def supply_secret_arns() -> None:
     handlers["create"], handlers["delete"] = create_by_arn, delete_by_arn
 
 
+def supply_sender_identities() -> None:
+    """Let a mail be authorized on the identity that it is sent from."""
+    resource_of = iam_actions._ses_v2_resource_arn
+
+    def resource_of_mail(method, path, body, region, account):
+        if (method, path.rstrip("/")) != ("POST", "/v2/email/outbound-emails"):
+            return resource_of(method, path, body, region, account)
+        return f"arn:aws:ses:{region}:{account}:identity/{json.loads(body)['FromEmailAddress']}"
+
+    iam_actions._ses_v2_resource_arn = resource_of_mail
+
+
+def supply_rotation() -> None:
+    """Let a rotation begin with a pending version that has no value yet."""
+    read = secretsmanager._get_secret_value
+
+    def begin(data):
+        _, secret = secretsmanager._resolve(data["SecretId"])
+        version = data["ClientRequestToken"]
+        secretsmanager._remove_stage_everywhere(secret, "AWSPENDING")
+        secret["Versions"][version] = {"CreatedDate": int(time.time()), "Stages": ["AWSPENDING"]}
+        return json_response({"ARN": secret["ARN"], "Name": secret["Name"], "VersionId": version})
+
+    def read_value(data):
+        status, headers, body = read(data)
+        if status == HTTPStatus.OK and not {"SecretString", "SecretBinary"} & json.loads(body).keys():
+            return error_response_json("ResourceNotFoundException", "the version has no value yet", 400)
+        return status, headers, body
+
+    secretsmanager._rotate_secret, secretsmanager._get_secret_value = begin, read_value
+
+
 def supply_access_variables() -> None:
     """Let every answer say what an access log would say of its call."""
     execute = apigateway_v1._handle_execute_in_scope
@@ -170,7 +208,9 @@ if __name__ == "__main__":
     supply_access_variables()
     supply_context_identity_sources()
     supply_subscriptions_to_marketplace()
+    supply_rotation()
     supply_secret_arns()
     supply_secure_transport()
+    supply_sender_identities()
     supply_switches()
     app.main()

@@ -27,6 +27,7 @@ from marketplace_constructs.rehearsal.visit import (
 _WRONG_KEY: Final = "x" * 40
 _MOST_IN_A_BURST: Final = 500
 _CLIENT_ERRORS: Final = range(400, 500)
+_SERVER_ERRORS: Final = range(500, 600)
 
 
 def sold_route(stage: Stage, sale: Sale) -> Route:
@@ -195,6 +196,7 @@ def renewal(stage: Stage, promises: Promises) -> None:
         register(buyer)
         route = open_to(buyer)
     with promises.promise("the agreement is renewed, and the key goes on working") as notes:
+        stage.clock.advance(timedelta(days=1))
         with told(stage, notes):
             buyer.agreement = stage.market.renew(agreement)
         wait_until_drained(stage, sale)
@@ -458,10 +460,15 @@ def open_to(buyer: Visitor) -> Route:
     """A sold route, which the buyer's key opens.
 
     Raises:
-        BrokenPromise: It does not.
+        BrokenPromise: It does not, or whatever decides about it fails.
     """
     route = sold_route(buyer.stage, buyer.sale)
-    wait_until(lambda: is_served(buyer.call(route, buyer.key)) or None, f"{route} is served")
+
+    def works() -> bool | None:
+        answer = buyer.call(route, buyer.key)
+        return (is_served(answer) and answer.status not in _SERVER_ERRORS) or None
+
+    wait_until(works, f"{route} is served")
     return route
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from marketplace_constructs.domain.product import (
     NATIVE_DIMENSION,
@@ -35,6 +35,9 @@ from marketplace_constructs.rehearsal.marketplace import (
 )
 from marketplace_constructs.rehearsal.native_meter import NativeMeter
 from marketplace_constructs.runtime.settings import OnboardingSettings, SettingsError
+
+if TYPE_CHECKING:
+    from marketplace_constructs.rehearsal.visit import Visitor
 
 _ONBOARDING: Final = "marketplace_constructs.runtime.onboarding.handler.handler"
 _RECONCILIATION: Final = "marketplace_constructs.runtime.agreements.reconciliation.handler"
@@ -117,6 +120,7 @@ class Stage:
         phases: How many seconds each part of the set-up took.
         stacks: What was deployed.
         sales: Every SellableApi in it.
+        visitors: Every buyer who ever came.
     """
 
     def __init__(self, directory: Path, *, say: Callable[[str], None] = lambda _: None, seed: int = 0) -> None:
@@ -135,6 +139,7 @@ class Stage:
         self.phases: dict[str, float] = {}
         self.stacks: list[DeployedStack] = []
         self.sales: list[Sale] = []
+        self.visitors: list[Visitor] = []
         self._roles: dict[str, str] = {}
 
     @property

@@ -30,7 +30,8 @@ class Visitor:
         buyer: Who buys.
 
     Attributes:
-        key: The key's value, shown once; never printed.
+        key: The newest key's value, shown once; never printed.
+        keys: All that were shown, oldest first; never printed.
         served: How many calls of this buyer reached the code that is sold.
         tokens: Registration tokens that were used, oldest first; never printed.
     """
@@ -39,13 +40,19 @@ class Visitor:
     sale: Sale
     buyer: Buyer
     agreement: Agreement | None = None
-    key: str = field(default="", repr=False)
     served: int = 0
+    keys: list[str] = field(default_factory=list, repr=False)
     tokens: list[str] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self.browser = Browser(self.stage.gateway.port)
         self._lock = threading.Lock()
+        self.stage.visitors.append(self)
+
+    @property
+    def key(self) -> str:
+        """The newest key's value; empty before there is one."""
+        return self.keys[-1] if self.keys else ""
 
     @property
     def identity(self) -> str:
@@ -90,7 +97,7 @@ class Visitor:
 
         page, form = wait_until(offer, "the page offers the key once the agreement is active")
         shown = self.browser.submit(page, form)
-        self.key = key_on(shown)
+        self.keys.append(key_on(shown))
         return shown
 
     def rotate_key(self, page: Page, *, overlap_hours: int) -> str:
@@ -103,7 +110,8 @@ class Visitor:
             str(overlap_hours) in choice.options,
             f"an overlap of {overlap_hours} h is not among {', '.join(choice.options)}",
         )
-        old, self.key = self.key, key_on(self.browser.submit(page, form, {choice.name: str(overlap_hours)}))
+        old = self.key
+        self.keys.append(key_on(self.browser.submit(page, form, {choice.name: str(overlap_hours)})))
         require(self.key != old, "the new key is the old one")
         return old
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,7 @@ def test_forgets_the_contact_of_a_chain_and_of_nobody_else(
     sale = as_operator.sale(SaleKind.PIPELINE)
     buyer, other = (Visitor(as_operator, sale, as_operator.market.add_buyer()) for _ in range(2))
     first, theirs = (bought(each) for each in (buyer, other))
+    as_operator.clock.advance(timedelta(days=1))
     buyer.agreement = as_operator.market.renew(first)
     command = ["agreements", "--stack", sale.stack.name, "forget"]
 

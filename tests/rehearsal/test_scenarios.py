@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from marketplace_constructs.rehearsal.errors import BrokenPromise
-from marketplace_constructs.rehearsal.journey import Promises, Step
+from marketplace_constructs.rehearsal.journey import Journey, Promises, Step
 from marketplace_constructs.rehearsal.scenarios import SCENARIOS, buy, register, require_not_logged, sold_route
 from marketplace_constructs.rehearsal.stage import Sale, SaleKind, Stage
 from marketplace_constructs.rehearsal.visit import CONTACT, Visitor
@@ -23,11 +23,11 @@ def last_step(stage: Stage, name: str) -> Step:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_keeps_every_promise(stage: Stage, name: str) -> None:
-    journey = SCENARIOS[name].run(stage)
+def test_keeps_every_promise(journey: Callable[[str], Journey], name: str) -> None:
+    played = journey(name)
 
-    assert journey.is_kept, [f"{step.promise}: {step.broken}" for step in journey.steps if step.broken]
-    assert journey.steps
+    assert played.is_kept, [f"{step.promise}: {step.broken}" for step in played.steps if step.broken]
+    assert played.steps
 
 
 def test_bills_the_calls_of_a_buyer_once_to_the_dimension_of_api_gateway(stage: Stage) -> None:

@@ -143,6 +143,20 @@ def test_a_replacement_that_could_continue_two_continues_neither(sale: Sale) -> 
     assert [sale.opens(key) for key in keys] == [True, True]
 
 
+def test_a_named_predecessor_goes_before_a_guess_by_license(sale: Sale) -> None:
+    # Everything within one second, and the renewal's id sorts before that of what it renews.
+    same = "aws:license-manager:us-east-1:123456789012:l-same"
+    sale.tell(
+        event(CREATED, "agmt-old", intent="NEW"),
+        event(LICENSED, "agmt-old", license_arn=same),
+        event(CREATED, "agmt-new", intent="RENEW", previousAgreementId="agmt-old"),
+        event(LICENSED, "agmt-new", license_arn=same),
+        event(ENDED, "agmt-old", status="RENEWED"),
+    )
+    assert {agreement.root for agreement in sale.service.agreements(BUYER)} == {"agmt-old"}
+    assert sale.states() == {"agmt-new": "active", "agmt-old": "ended"}
+
+
 def test_agreements_that_name_each_other_as_predecessor_make_no_circle(sale: Sale) -> None:
     sale.tell(
         event(CREATED, intent="RENEW", previousAgreementId="agmt-two"),

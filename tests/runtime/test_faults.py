@@ -218,6 +218,28 @@ def test_an_end_that_comes_while_a_grant_is_under_way_has_the_last_word() -> Non
     assert sale.gate(key) == "Deny"
 
 
+def test_a_key_whose_maker_died_is_removed_once_it_is_replaced() -> None:
+    sale = Sale()
+    registration = sale.register()
+    sale.tell(event(CREATED), event(LICENSED))
+    real = sale.facts.add
+
+    def dying(fact: Any) -> bool:
+        if fact.kind == "key-created":
+            raise Crash
+        return real(fact)
+
+    sale.facts.add = dying  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        sale.service.issue_key(registration.buyer, registration.reference)
+    sale.facts.add = real  # type: ignore[method-assign]
+    sale.reconcile()
+    new = sale.service.rotate_key(BUYER, "agmt-one", timedelta())
+    sale.reconcile()
+    assert sale.opens(new)
+    assert len(list(sale.api_keys.named(PREFIX))) == 1
+
+
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException"])
 def test_a_refusal_of_aws_is_not_taken_for_a_passing_fault(code: str) -> None:
     trap = Trap(fails_at=0, fault=lambda: aws_error(code, 400), after=False, is_armed=True)

@@ -115,9 +115,11 @@ class Access:
         self._put(entry)
         if key.is_live(self._clock()):
             self._shut_out(key)
-        elif key.api_key_id is not None:
+        elif key.api_key_id is not None or not key.is_abandoned:
             # Nobody can use it again, and an account holds 10,000 keys at most.
-            self._api_keys.delete(key.api_key_id)
+            found = self._found(key)
+            if found is not None:
+                self._api_keys.delete(found.id)
             self._put(replace(entry, is_removed=True))
         # Else it was abandoned before anybody knew that it exists: the reconciliation removes what bears its name.
 

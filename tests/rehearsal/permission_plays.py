@@ -1,0 +1,666 @@
+"""Short plays, each of which needs certain actions of certain roles: without any one of them it breaks.
+
+They look where a buyer does not: a key that stays behind at API Gateway harms nobody at first, because the gate shuts
+it out, and yet it is an action that failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+from marketplace_constructs.rehearsal.journey import Promises, Scenario, require, wait_until
+from marketplace_constructs.rehearsal.scenarios import bill, open_to, register, set_product_code
+from marketplace_constructs.rehearsal.stage import Sale, Stage
+from marketplace_constructs.rehearsal.visit import TOKEN_FIELD, Visitor
+from marketplace_constructs.runtime.settings import OnboardingSettings
+
+KEYS_TABLE, FACTS_TABLE, CONTACTS_TABLE = "GateKeys", "AgreementsFacts", "AgreementsContacts"
+API_KEYS, API_KEY = "/apikeys", "/apikeys/*"
+PLAN = "/usageplans/{UsagePlan}"
+MEMBERS, MEMBER = f"{PLAN}/keys", f"{PLAN}/keys/*"
+SENDER = "identity/orders@example.com"
+SECRET = "OnboardingSigningSecret"
+
+ONBOARDING, EVENTS, RECONCILIATION = "OnboardingFunction", "SubscriptionEventsFunction", "AgreementsReconciliation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """A scenario of one sale, and what breaks it.
+
+    Args:
+        name: As the table has it.
+        title: What becomes of it while the actions are there.
+        play: Makes the promises.
+        needs: Role to the actions without which it breaks, each as ``service:Action resource``.
+        fits: The sales that it can be played with, by how their onboarding function is set.
+    """
+
+    name: str
+    title: str
+    play: Callable[[Stage, Sale, Promises], None]
+    needs: Mapping[str, tuple[str, ...]]
+    fits: Callable[[OnboardingSettings], bool] = lambda _: True
+
+    def breaks(self, stage: Stage, sale: Sale) -> str:
+        """The promise that broke, and how; empty where all were kept."""
+        scenario = Scenario(name=self.name, title=self.title, play=lambda s, promises: self.play(s, sale, promises))
+        last = scenario.run(stage).steps[-1]
+        return f"{last.promise}: {last.broken}" if last.broken else ""
+
+
+def bought(stage: Stage, sale: Sale, promises: Promises) -> Visitor:
+    buyer = Visitor(stage, sale, stage.market.add_buyer())
+    with promises.promise("a buyer registers, gets a key, and calls"):
+        buyer.subscribe()
+        register(buyer)
+        open_to(buyer)
+    return buyer
+
+
+def first_call(stage: Stage, sale: Sale, promises: Promises) -> None:
+    bought(stage, sale, promises)
+
+
+def billed_call(stage: Stage, sale: Sale, promises: Promises) -> None:
+    bill(promises, bought(stage, sale, promises))
+
+
+def session(stage: Stage, sale: Sale, promises: Promises) -> None:
+    # The function keeps the signing secret for five minutes.
+    stage.clock.advance(timedelta(minutes=6))
+    bought(stage, sale, promises)
+
+
+def mail(stage: Stage, sale: Sale, promises: Promises) -> None:
+    verify_sender(stage)
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the confirmation is sent, and noted as sent"):
+        require(confirmation(buyer) == "sent", f"it is {confirmation(buyer)}")
+
+
+def owed_mail(stage: Stage, sale: Sale, promises: Promises) -> None:
+    verify_sender(stage)
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the reconciliation sends a confirmation that is still owed"):
+        stage.aws.client("dynamodb").update_item(
+            TableName=sale.settings.contacts_table,
+            Key={"agreement": {"S": contact_of(buyer)["agreement"]["S"]}},
+            UpdateExpression="SET confirmation = :owed",
+            ExpressionAttributeValues={":owed": {"S": "owed"}},
+        )
+        reconcile(stage, sale, buyer.identity)
+        require(confirmation(buyer) == "sent", f"it is {confirmation(buyer)}")
+
+
+def replaced_key(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("a key that is replaced at once is gone from API Gateway"):
+        old = key_id(stage, buyer.key)
+        buyer.rotate_key(buyer.come_from_marketplace(), overlap_hours=0)
+        require(not exists(stage, old), "it is still there")
+
+
+def overlapping_key(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("of a key that is replaced in an hour, the gate knows until when"):
+        buyer.rotate_key(buyer.come_from_marketplace(), overlap_hours=1)
+        require("open_until" in gate_entry(buyer, buyer.keys[0]), "it does not know")
+
+
+def half_made_key(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("a key whose maker died before it noted the id is found by its name when the buyer comes"):
+        key = key_id(stage, buyer.key)
+        forget_id(buyer)
+        leave(stage, sale, key)
+        buyer.come_from_marketplace()
+        require(is_member(stage, sale, key), "it is not in the plan")
+
+
+def reopened(stage: Stage, sale: Sale, promises: Promises) -> tuple[Visitor, str]:
+    """A key of an agreement that has ended, which somebody opened by hand."""
+    buyer = bought(stage, sale, promises)
+    assert buyer.agreement is not None
+    with promises.promise("the agreement ends, and its key with it"):
+        key = key_id(stage, buyer.key)
+        stage.market.cancel(buyer.agreement)
+        wait_until(lambda: not is_member(stage, sale, key) or None, "the key is out of the plan")
+    gateway = stage.aws.client("apigateway")
+    gateway.update_api_key(apiKey=key, patchOperations=[{"op": "replace", "path": "/enabled", "value": "true"}])
+    gateway.create_usage_plan_key(usagePlanId=sale.settings.usage_plan_id, keyId=key, keyType="API_KEY")
+    return buyer, key
+
+
+def reopened_for_visitor(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer, key = reopened(stage, sale, promises)
+    with promises.promise("when the buyer comes once more, it is shut again"):
+        buyer.come_from_marketplace({TOKEN_FIELD: buyer.tokens[0]})
+        require_shut(stage, sale, key)
+
+
+def reopened_for_reconciliation(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer, key = reopened(stage, sale, promises)
+    with promises.promise("the reconciliation shuts it again"):
+        reconcile(stage, sale, buyer.identity)
+        require_shut(stage, sale, key)
+
+
+def lost_key(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the reconciliation goes on where somebody deleted a key by hand"):
+        stage.aws.client("apigateway").delete_api_key(apiKey=key_id(stage, buyer.key))
+        reconcile(stage, sale, buyer.identity)
+
+
+def end(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the key of an agreement that ends is disabled, and out of the plan"):
+        key, route = key_id(stage, buyer.key), open_to(buyer)
+        assert buyer.agreement is not None
+        stage.market.cancel(buyer.agreement)
+        wait_until(lambda: not is_member(stage, sale, key) or None, "the key is out of the plan")
+        buyer.call_until_refused(route, buyer.key)
+        require(not api_key(stage, key)["enabled"], "the key is enabled")
+
+
+def half_joined_key(stage: Stage, sale: Sale, promises: Promises) -> None:
+    begun = len(stage.market.events.history)
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the event that comes next puts a key into the plan whose maker died before it did"):
+        key = key_id(stage, buyer.key)
+        forget_id(buyer)
+        leave(stage, sale, key)
+        stage.market.events.redeliver(stage.market.events.history[begun].id)
+        wait_until(lambda: is_member(stage, sale, key) or None, "the key is in the plan")
+
+
+def event_after_overlap(stage: Stage, sale: Sale, promises: Promises) -> None:
+    begun = len(stage.market.events.history)
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the event that comes next removes a key whose overlap is over"):
+        old = overlapped(stage, buyer)
+        stage.market.events.redeliver(stage.market.events.history[begun].id)
+        wait_until(lambda: not exists(stage, old) or None, "the key is gone from API Gateway")
+
+
+def amended(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("an event of a contract that grew has the new entitlement read"):
+        grow(stage, buyer)
+        wait_until(lambda: has_grown(buyer) or None, "the entitlement is known")
+
+
+def amended_unheard(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the reconciliation reads the new entitlement of a contract that grew"):
+        stage.market.events.lose(times=1 if sale.terms.is_legacy else 2)
+        grow(stage, buyer)
+        reconcile(stage, sale, buyer.identity)
+        require(has_grown(buyer), "the entitlement is not known")
+
+
+def drift(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    plan, gateway = sale.settings.usage_plan_id, stage.aws.client("apigateway")
+    expected = sale.terms.product_code if sale.terms.is_native else ""
+    with promises.promise("the reconciliation puts back what somebody changed: key, plan, gate and product code"):
+        key, route = key_id(stage, buyer.key), open_to(buyer)
+        leave(stage, sale, key)
+        gateway.update_api_key(apiKey=key, patchOperations=[{"op": "replace", "path": "/enabled", "value": "false"}])
+        shut(buyer)
+        set_product_code(stage, sale, "" if expected else sale.terms.product_code)
+        try:
+            reconcile(stage, sale, buyer.identity)
+            found = gateway.get_usage_plan(usagePlanId=plan).get("productCode", "")
+            require(found == expected, f"the product code is {found!r}")
+        finally:
+            set_product_code(stage, sale, expected)
+        require(is_member(stage, sale, key) and api_key(stage, key)["enabled"], "the key is not as it was")
+        require(is_open(buyer), f"{route} stays shut")
+
+
+def overlap(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the reconciliation removes a key whose overlap is over"):
+        old = overlapped(stage, buyer)
+        reconcile(stage, sale, buyer.identity)
+        require(not exists(stage, old), "it is still there")
+
+
+def end_unheard(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the reconciliation finds out that an agreement has ended"):
+        key = key_id(stage, buyer.key)
+        assert buyer.agreement is not None
+        stage.market.events.lose(times=2)
+        stage.market.cancel(buyer.agreement)
+        reconcile(stage, sale, buyer.identity)
+        require(not is_member(stage, sale, key), "its key is still in the plan")
+
+
+def orphan(stage: Stage, sale: Sale, promises: Promises) -> None:
+    with promises.promise("the reconciliation of all buyers removes a key that is nobody's"):
+        name = f"{sale.settings.key_prefix}agmt-none/1"
+        found = stage.aws.client("apigateway").create_api_key(name=name, enabled=True)["id"]
+        try:
+            reconcile(stage, sale)
+            require(not exists(stage, found), "it is still there")
+        finally:
+            if exists(stage, found):
+                stage.aws.client("apigateway").delete_api_key(apiKey=found)
+
+
+def new_secret(stage: Stage, sale: Sale, promises: Promises) -> None:
+    """Secrets Manager's part is played: it stages a version and calls the function four times."""
+    secrets = stage.aws.client("secretsmanager")
+    function = function_of(sale, "onboarding.signing_secret.handler")
+    secret, token = sale.settings.signing_secret, str(uuid.uuid4())
+    with promises.promise("the signing secret is rotated in four steps"):
+        before = secrets.get_secret_value(SecretId=secret)["SecretString"]
+        secrets.rotate_secret(SecretId=secret, ClientRequestToken=token)
+        for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):
+            invoke(stage, function, {"Step": step, "SecretId": secret, "ClientRequestToken": token})
+        after = secrets.get_secret_value(SecretId=secret)
+        require(after["VersionId"] == token and after["SecretString"] != before, "it is the one that it was")
+
+
+def product_code(stage: Stage, sale: Sale, promises: Promises) -> None:
+    """CloudFormation's part is played: it calls the function and is answered at an address of its own."""
+    gateway, plan = stage.aws.client("apigateway"), sale.settings.usage_plan_id
+    with promises.promise("the product code is set on the plan"):
+        set_product_code(stage, sale, "")
+        try:
+            answer = ask_for_product_code(stage, sale, plan)
+            found = gateway.get_usage_plan(usagePlanId=plan).get("productCode")
+        finally:
+            set_product_code(stage, sale, sale.terms.product_code)
+        require(answer["Status"] == "SUCCESS", f"it answers {answer['Reason']}")
+        require(found == sale.terms.product_code, f"it is {found!r}")
+
+
+def refused_product_code(stage: Stage, sale: Sale, promises: Promises) -> None:
+    with promises.promise("a product code that cannot be set fails the deployment, once the stack's status was read"):
+        # A rollback must not fail; whether this is one, the function asks CloudFormation.
+        unknown = lines(stage, sale, "stack status unknown")
+        answer = ask_for_product_code(stage, sale, "none-of-that-id")
+        require(answer["Status"] == "FAILED", "it says that all is well")
+        require(lines(stage, sale, "stack status unknown") == unknown, "the stack's status could not be read")
+
+
+def function_of(sale: Sale, handler: str) -> str:
+    return next(
+        name
+        for logical_id, name in sale.stack.of_type("AWS::Lambda::Function").items()
+        if str(sale.stack.template["Resources"][logical_id]["Properties"]["Handler"]).endswith(handler)
+    )
+
+
+def invoke(stage: Stage, function: str, event: Mapping[str, object]) -> None:
+    answer = stage.aws.client("lambda").invoke(FunctionName=function, Payload=json.dumps(event).encode())
+    said = json.loads(answer["Payload"].read() or b"null")
+    require(not answer.get("FunctionError"), f"the function failed: {said}")
+
+
+def reconcile(stage: Stage, sale: Sale, buyer: str | None = None) -> None:
+    invoke(stage, sale.reconciliation, {"buyer": buyer} if buyer else {})
+
+
+def ask_for_product_code(stage: Stage, sale: Sale, plan: str) -> dict[str, str]:
+    answers: list[dict[str, str]] = []
+
+    class Address(BaseHTTPRequestHandler):
+        timeout = 5
+
+        def do_PUT(self) -> None:
+            answers.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    stack = stage.aws.client("cloudformation").describe_stacks(StackName=sale.stack.name)["Stacks"][0]
+    with HTTPServer(("127.0.0.1", 0), Address) as server:
+        server.timeout = 30
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        event = {
+            "RequestType": "Update",
+            "ResponseURL": f"http://127.0.0.1:{server.server_address[1]}/",
+            "StackId": stack["StackId"],
+            "RequestId": str(uuid.uuid4()),
+            "LogicalResourceId": "ProductCode",
+            "ResourceProperties": {"UsagePlanId": plan, "ProductCode": sale.terms.product_code},
+        }
+        invoke(stage, function_of(sale, "usage_plan.handler"), event)
+        thread.join()
+    return answers[0]
+
+
+def lines(stage: Stage, sale: Sale, text: str) -> int:
+    """How many lines of the stack's logs have the text."""
+    logs = stage.aws.client("logs")
+    return sum(
+        text in event["message"]
+        for group in sale.stack.of_type("AWS::Logs::LogGroup").values()
+        for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group)
+        for event in page["events"]
+    )
+
+
+def verify_sender(stage: Stage) -> None:
+    """The seller's address is one that SES has verified."""
+    ses = stage.aws.client("sesv2")
+    with suppress(ses.exceptions.AlreadyExistsException):
+        ses.create_email_identity(EmailIdentity=SENDER.partition("/")[2])
+
+
+def contact_of(buyer: Visitor) -> dict[str, dict[str, str]]:
+    table = buyer.sale.settings.contacts_table
+    pages = buyer.stage.aws.client("dynamodb").get_paginator("scan").paginate(TableName=table)
+    items = (item for page in pages for item in page["Items"])
+    return next(item for item in items if item["agreement"]["S"].startswith(f"{buyer.identity}#"))
+
+
+def confirmation(buyer: Visitor) -> str:
+    return contact_of(buyer)["confirmation"]["S"]
+
+
+def facts_of(buyer: Visitor) -> list[dict[str, dict[str, str]]]:
+    pages = (
+        buyer.stage.aws.client("dynamodb")
+        .get_paginator("query")
+        .paginate(
+            TableName=buyer.sale.settings.facts_table,
+            KeyConditionExpression="buyer = :buyer",
+            ExpressionAttributeValues={":buyer": {"S": buyer.identity}},
+        )
+    )
+    return [item for page in pages for item in page["Items"]]
+
+
+def forget_id(buyer: Visitor) -> None:
+    """What is known of the buyer's key when its maker dies right after making it."""
+    (fact,) = [fact for fact in facts_of(buyer) if fact["kind"]["S"] == "key-created"]
+    buyer.stage.aws.client("dynamodb").delete_item(
+        TableName=buyer.sale.settings.facts_table, Key={"buyer": fact["buyer"], "fact": fact["fact"]}
+    )
+
+
+def gate_entry(buyer: Visitor, key: str) -> dict[str, Any]:
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    item: dict[str, Any] = buyer.stage.aws.client("dynamodb").get_item(
+        TableName=buyer.sale.settings.keys_table, Key={"key_sha256": {"S": digest}}
+    )["Item"]
+    return item
+
+
+def shut(buyer: Visitor) -> None:
+    """Change the gate's answer by hand."""
+    buyer.stage.aws.client("dynamodb").put_item(
+        TableName=buyer.sale.settings.keys_table, Item={**gate_entry(buyer, buyer.key), "is_open": {"BOOL": False}}
+    )
+
+
+def is_open(buyer: Visitor) -> bool:
+    return bool(gate_entry(buyer, buyer.key)["is_open"]["BOOL"])
+
+
+def key_id(stage: Stage, value: str) -> str:
+    pages = stage.aws.client("apigateway").get_paginator("get_api_keys").paginate(includeValues=True)
+    return next(str(key["id"]) for page in pages for key in page["items"] if key["value"] == value)
+
+
+def api_key(stage: Stage, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = stage.aws.client("apigateway").get_api_key(apiKey=key)
+    return found
+
+
+def exists(stage: Stage, key: str) -> bool:
+    gateway = stage.aws.client("apigateway")
+    try:
+        gateway.get_api_key(apiKey=key)
+    except gateway.exceptions.NotFoundException:
+        return False
+    return True
+
+
+def is_member(stage: Stage, sale: Sale, key: str) -> bool:
+    gateway = stage.aws.client("apigateway")
+    try:
+        gateway.get_usage_plan_key(usagePlanId=sale.settings.usage_plan_id, keyId=key)
+    except gateway.exceptions.NotFoundException:
+        return False
+    return True
+
+
+def require_shut(stage: Stage, sale: Sale, key: str) -> None:
+    require(not is_member(stage, sale, key), "the key is still in the plan")
+    require(not api_key(stage, key)["enabled"], "the key is still enabled")
+
+
+def leave(stage: Stage, sale: Sale, key: str) -> None:
+    """Take a key out of the plan by hand."""
+    stage.aws.client("apigateway").delete_usage_plan_key(usagePlanId=sale.settings.usage_plan_id, keyId=key)
+
+
+def overlapped(stage: Stage, buyer: Visitor) -> str:
+    """The id of a key that was replaced an hour ago, when it was given an hour more."""
+    old = key_id(stage, buyer.key)
+    buyer.rotate_key(buyer.come_from_marketplace(), overlap_hours=1)
+    stage.clock.advance(timedelta(hours=1))
+    return old
+
+
+def grow(stage: Stage, buyer: Visitor) -> None:
+    assert buyer.agreement is not None
+    stage.market.amend(buyer.agreement, entitlements={"seats": 25})
+
+
+def has_grown(buyer: Visitor) -> bool:
+    return any("seats\t25" in fact.get("entitlements", {}).get("S", "") for fact in facts_of(buyer))
+
+
+def has_contract(settings: OnboardingSettings) -> bool:
+    return settings.pricing_model.has_contract
+
+
+def has_sender(settings: OnboardingSettings) -> bool:
+    return bool(settings.sender)
+
+
+def is_native(settings: OnboardingSettings) -> bool:
+    return settings.terms.is_native
+
+
+PLAYS = (
+    Play(
+        name="first-call",
+        title="a buyer registers, gets a key, and calls",
+        play=first_call,
+        needs={
+            "GateFunction": (f"dynamodb:GetItem {KEYS_TABLE}",),
+            ONBOARDING: (
+                "aws-marketplace:ResolveCustomer *",
+                "aws-marketplace:GetEntitlements *",
+                *(f"dynamodb:{action} {FACTS_TABLE}" for action in ("PutItem", "Query")),
+                *(f"dynamodb:{action} {KEYS_TABLE}" for action in ("GetItem", "PutItem")),
+                *(f"dynamodb:{action} {CONTACTS_TABLE}" for action in ("GetItem", "PutItem")),
+                f"apigateway:POST {API_KEYS}",
+                f"apigateway:POST {MEMBERS}",
+            ),
+        },
+    ),
+    Play(
+        name="billed-call",
+        title="API Gateway bills a call",
+        play=billed_call,
+        needs={"Metering": ("aws-marketplace:BatchMeterUsage *", "aws-marketplace:ResolveCustomer *")},
+        fits=is_native,
+    ),
+    Play(
+        name="session",
+        title="a buyer comes when the signing secret is read again",
+        play=session,
+        needs={ONBOARDING: (f"secretsmanager:GetSecretValue {SECRET}",)},
+    ),
+    Play(
+        name="mail",
+        title="a buyer gets a confirmation",
+        play=mail,
+        needs={ONBOARDING: (f"dynamodb:UpdateItem {CONTACTS_TABLE}", f"ses:SendEmail {SENDER}")},
+        fits=has_sender,
+    ),
+    Play(
+        name="replaced-key",
+        title="a key is replaced at once",
+        play=replaced_key,
+        needs={ONBOARDING: (f"apigateway:DELETE {API_KEY}",)},
+    ),
+    Play(
+        name="overlapping-key",
+        title="a key is replaced, and works for an hour more",
+        play=overlapping_key,
+        needs={ONBOARDING: (f"apigateway:GET {API_KEY}", f"apigateway:GET {MEMBER}")},
+    ),
+    Play(
+        name="reopened-visitor",
+        title="somebody opens the key of an agreement that has ended, and its buyer comes once more",
+        play=reopened_for_visitor,
+        needs={ONBOARDING: (f"apigateway:PATCH {API_KEY}", f"apigateway:DELETE {MEMBER}")},
+    ),
+    Play(
+        name="half-made-key",
+        title="a key's maker died before it put it into the plan and noted its id, and the buyer comes again",
+        play=half_made_key,
+        needs={ONBOARDING: (f"apigateway:GET {API_KEYS}",)},
+    ),
+    Play(
+        name="end",
+        title="an agreement ends",
+        play=end,
+        needs={
+            EVENTS: (
+                *(f"dynamodb:{action} {FACTS_TABLE}" for action in ("PutItem", "Query")),
+                *(f"dynamodb:{action} {KEYS_TABLE}" for action in ("GetItem", "PutItem")),
+                *(f"apigateway:{action} {API_KEY}" for action in ("GET", "PATCH")),
+                *(f"apigateway:{action} {MEMBER}" for action in ("DELETE", "GET")),
+            )
+        },
+    ),
+    Play(
+        name="half-joined-key",
+        title="the same, and an event comes",
+        play=half_joined_key,
+        needs={EVENTS: (f"apigateway:GET {API_KEYS}", f"apigateway:POST {MEMBERS}")},
+    ),
+    Play(
+        name="event-after-overlap",
+        title="an event comes after a replaced key's overlap",
+        play=event_after_overlap,
+        needs={EVENTS: (f"apigateway:DELETE {API_KEY}",)},
+    ),
+    Play(
+        name="amended",
+        title="a contract grows",
+        play=amended,
+        needs={EVENTS: ("aws-marketplace:GetEntitlements *",)},
+        fits=has_contract,
+    ),
+    Play(
+        name="amended-unheard",
+        title="a contract grows, and no event comes",
+        play=amended_unheard,
+        needs={RECONCILIATION: ("aws-marketplace:GetEntitlements *", f"dynamodb:PutItem {FACTS_TABLE}")},
+        fits=has_contract,
+    ),
+    Play(
+        name="drift",
+        title="somebody changes key, plan, gate and product code by hand",
+        play=drift,
+        needs={
+            RECONCILIATION: (
+                f"dynamodb:Query {FACTS_TABLE}",
+                *(f"dynamodb:{action} {KEYS_TABLE}" for action in ("GetItem", "PutItem")),
+                f"dynamodb:Scan {CONTACTS_TABLE}",
+                f"apigateway:GET {API_KEYS}",
+                f"apigateway:PATCH {API_KEY}",
+                *(f"apigateway:{action} {MEMBERS}" for action in ("GET", "POST")),
+                *(f"apigateway:{action} {PLAN}" for action in ("GET", "PATCH")),
+            )
+        },
+    ),
+    Play(
+        name="overlap",
+        title="a replaced key's overlap is over",
+        play=overlap,
+        needs={RECONCILIATION: (f"apigateway:DELETE {API_KEY}",)},
+    ),
+    Play(
+        name="lost-key",
+        title="somebody deletes a key by hand",
+        play=lost_key,
+        needs={RECONCILIATION: (f"apigateway:GET {API_KEY}",)},
+    ),
+    Play(
+        name="reopened",
+        title="somebody opens the key of an agreement that has ended",
+        play=reopened_for_reconciliation,
+        needs={RECONCILIATION: (f"apigateway:DELETE {MEMBER}",)},
+    ),
+    Play(
+        name="end-unheard",
+        title="an agreement ends, and no event comes",
+        play=end_unheard,
+        needs={RECONCILIATION: ("aws-marketplace:DescribeAgreement *", f"dynamodb:PutItem {FACTS_TABLE}")},
+        fits=lambda settings: not settings.terms.is_legacy,
+    ),
+    Play(
+        name="orphan",
+        title="a key is nobody's",
+        play=orphan,
+        needs={RECONCILIATION: (f"dynamodb:Scan {FACTS_TABLE}",)},
+    ),
+    Play(
+        name="owed-mail",
+        title="a confirmation is still owed",
+        play=owed_mail,
+        needs={RECONCILIATION: (f"dynamodb:UpdateItem {CONTACTS_TABLE}", f"ses:SendEmail {SENDER}")},
+        fits=has_sender,
+    ),
+    Play(
+        name="new-secret",
+        title="the signing secret is rotated",
+        play=new_secret,
+        needs={
+            "OnboardingSigningSecretFunction": tuple(
+                f"secretsmanager:{action} {SECRET}"
+                for action in ("DescribeSecret", "GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage")
+            )
+        },
+    ),
+    Play(
+        name="product-code",
+        title="a stack is deployed",
+        play=product_code,
+        needs={"UsagePlanProductCodeFunction": (f"apigateway:GET {PLAN}", f"apigateway:PATCH {PLAN}")},
+        fits=is_native,
+    ),
+    Play(
+        name="refused-product-code",
+        title="a stack is deployed, and the product code is refused",
+        play=refused_product_code,
+        needs={"UsagePlanProductCodeFunction": ("cloudformation:DescribeStacks this stack",)},
+        fits=is_native,
+    ),
+)
