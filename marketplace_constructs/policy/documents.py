@@ -19,9 +19,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictStr,
+    Tag,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -567,7 +569,10 @@ class Plan(Document):
     segment: Name
     product: Name
     channel: Channel
-    assign_to: Literal["Default"] | AssignTo
+    assign_to: Annotated[
+        Annotated[Literal["Default"], Tag("word")] | Annotated[AssignTo, Tag("members")],
+        Discriminator(lambda value: "members" if isinstance(value, dict | AssignTo) else "word"),
+    ]
     policies: Annotated[tuple[Reference, ...], Field(min_length=1)]
     parameters: dict[Name, dict[Name, Number]] = Field(default_factory=dict)
     throttle: Limits | None = None
@@ -664,7 +669,7 @@ def _fault(source: Source, code: str, path: Path, details: str) -> Fault:
 
 def _translated(source: Source, details: ErrorDetails) -> Fault:  # noqa: PLR0911 - one answer for each kind of fault
     """One of the validation library's errors in the words of this language."""
-    path = _path_in(source.data, details["loc"])
+    path = _path_in(source.data, details["loc"], is_missing=details["type"] == "missing")
     kind, last = details["type"], path[-1] if path else ""
     in_statement = path[:1] == ("Statement",)
     if kind.startswith("MON"):
@@ -673,7 +678,8 @@ def _translated(source: Source, details: ErrorDetails) -> Fault:  # noqa: PLR091
         got = "none" if kind == "missing" else _shown(details["input"])
         return _fault(source, "MON102", path, f'Version, got {got}; expected "{LANGUAGE_VERSION}"')
     if last == "Sid" and in_statement:
-        return _fault(source, "MON103", path, "Sid, got none; expected a name, unique in the policy")
+        got = "none" if kind == "missing" else _shown(details["input"])
+        return _fault(source, "MON103", path, f"Sid, got {got}; expected a name, unique in the policy")
     if "Condition" in path and kind in {"extra_forbidden", "literal_error"}:
         name = details["loc"][-2] if details["loc"][-1] == "[key]" else last
         what = f"condition, got {str(name)[:80]!r}; expected an operator and a key that this effect allows"
@@ -689,7 +695,8 @@ def _translated(source: Source, details: ErrorDetails) -> Fault:  # noqa: PLR091
     if kind == "missing":
         return _fault(source, "MON101", path, f"member {str(last)!r}, got none; expected it here")
     expected = _EXPECTED.get(kind, _in_own_words)(details)
-    return _fault(source, "MON101", path, f"{last or 'document'}, got {_shown(details['input'])}; expected {expected}")
+    name = next((part for part in reversed(path) if isinstance(part, str)), "document")
+    return _fault(source, "MON101", path, f"{name}, got {_shown(details['input'])}; expected {expected}")
 
 
 def _in_own_words(details: ErrorDetails) -> str:
@@ -712,7 +719,7 @@ _EXPECTED: Final[Mapping[str, Callable[[ErrorDetails], str]]] = {
 }
 
 
-def _path_in(data: object, location: tuple[int | str, ...]) -> Path:
+def _path_in(data: object, location: tuple[int | str, ...], *, is_missing: bool) -> Path:
     """A location of the validation library as a path in the data: without names of alternatives."""
     path: list[str | int] = []
     for index, part in enumerate(location):
@@ -722,6 +729,6 @@ def _path_in(data: object, location: tuple[int | str, ...]) -> Path:
         if is_member:
             data = data[part]  # type: ignore[index]
             path.append(part)
-        elif index == len(location) - 1 and isinstance(data, dict) and part != "[key]" and str(part)[:1].isupper():
+        elif is_missing and index == len(location) - 1:
             path.append(part)
     return tuple(path)
