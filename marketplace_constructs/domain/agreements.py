@@ -8,12 +8,13 @@ no special case. This module is that computation and nothing else: no clock, no 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from marketplace_constructs.domain.plan_versions import Assignment, plan_at
 from marketplace_constructs.domain.product import AgreementKind, PricingModel, ProductTerms
 
 OBSERVATION_LAG: Final = timedelta(hours=1)
@@ -72,6 +73,8 @@ class FactKind(StrEnum):
     """The promised key was never shown to anybody."""
     KEY_RETIRED = "key-retired"
     """The key stops working at a time."""
+    ASSIGNED = "assigned"
+    """The agreement has a plan from a whole hour on."""
     NOTED = "noted"
     """An event that changes nothing, or one that is not known; kept so that nothing is lost."""
 
@@ -105,7 +108,9 @@ class Fact:
         status: Of an end or an observation.
         key_number: 1 is the agreement's first key.
         key_sha256: Digest of the key's value; the value itself is kept nowhere.
-        takes_effect_at: When a retired key stops working.
+        takes_effect_at: When a retired key stops working; the whole hour from which an assigned plan is in force.
+        plan: ``id@version``.
+        account_id: ``CustomerAWSAccountId`` of a legacy buyer, where ResolveCustomer named it.
         note: Why the fact is kept, for people.
     """
 
@@ -126,6 +131,8 @@ class Fact:
     key_sha256: str | None = None
     api_key_id: str | None = None
     takes_effect_at: datetime | None = None
+    plan: str | None = None
+    account_id: str | None = None
     note: str | None = None
 
 
@@ -179,6 +186,9 @@ class Agreement:
         root: The first agreement of the chain of renewals that it belongs to; itself where it continues none.
         predecessor: The agreement that it continues.
         successor: The agreement that continues it.
+        offer_id: The offer that the buyer accepted, as far as AWS told.
+        account_id: The buyer's AWS account; None for a legacy buyer whose account AWS did not name.
+        assignments: Of the chain of renewals up to it, earliest first, one an hour.
         alarms: What a person should look at.
     """
 
@@ -197,16 +207,25 @@ class Agreement:
     cause: str | None = None
     predecessor: str | None = None
     successor: str | None = None
+    offer_id: str | None = None
+    account_id: str | None = None
     entitlements: tuple[Entitlement, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
     keys: tuple[Key, ...] = ()
     alarms: tuple[str, ...] = ()
+
+    def plan_at(self, when: datetime) -> str | None:
+        """The plan in force at a moment, as ``id@version``."""
+        return plan_at(self.assignments, when)
 
     def live_keys(self, now: datetime) -> tuple[Key, ...]:
         """The keys that count, oldest first: one, or two while the buyer rotates."""
         return tuple(key for key in self.keys if key.is_live(now))
 
 
-def agreements_of(facts: Iterable[Fact], *, product: ProductTerms, now: datetime) -> tuple[Agreement, ...]:
+def agreements_of(
+    facts: Iterable[Fact], *, product: ProductTerms, now: datetime, plans: Collection[str] | None = None
+) -> tuple[Agreement, ...]:
     """The agreements of one buyer for one product, oldest first, whatever order the facts come in.
 
     Args:
@@ -214,13 +233,17 @@ def agreements_of(facts: Iterable[Fact], *, product: ProductTerms, now: datetime
             notification has tied to a product are inert: AWS tells of the seller's other products too.
         product: The product that is sold. Facts were checked against its code when they were recorded; a code that
             is wrong now shuts nobody out.
-        now: Decides what has expired.
+        now: Decides what has expired, and which plan is in force.
+        plans: The plans that hold now; without one of them an agreement grants no access. None where the product is
+            sold without documents.
     """
     distinct = sorted({fact.id: fact for fact in facts}.values(), key=lambda fact: (fact.at, fact.kind, fact.id))
     histories = _legacy_histories(distinct) if product.is_legacy else _concurrent_histories(distinct)
     _link(histories)
     return tuple(
-        _settle(history, histories, product=product, now=now) for history in histories.values() if history.is_ours
+        _settle(history, histories, product=product, now=now, plans=plans)
+        for history in histories.values()
+        if history.is_ours
     )
 
 
@@ -296,8 +319,8 @@ def _legacy_histories(facts: Sequence[Fact]) -> dict[str, _History]:
         if current is None or (current.first(FactKind.DEPROVISIONED) and _begins(fact)):
             identity = f"{fact.buyer}/{len(histories) + 1}"
             current = histories[identity] = _History(identity, AgreementKind.LEGACY, fact.buyer)
-        # A key says itself which subscription it belongs to.
-        named = histories.get(fact.agreement_id or "") if fact.key_number else None
+        # A key and an assignment say themselves which subscription they belong to.
+        named = histories.get(fact.agreement_id or "") if fact.key_number or fact.plan else None
         (named or current).facts.append(fact)
     return histories
 
@@ -398,7 +421,14 @@ def _descendants(history: _History, histories: Mapping[str, _History]) -> list[_
     return descendants
 
 
-def _settle(history: _History, histories: Mapping[str, _History], *, product: ProductTerms, now: datetime) -> Agreement:
+def _settle(
+    history: _History,
+    histories: Mapping[str, _History],
+    *,
+    product: ProductTerms,
+    now: datetime,
+    plans: Collection[str] | None,
+) -> Agreement:
     """The state of one agreement."""
     chain = _chain(history, histories)
     descendants = _descendants(history, histories)
@@ -418,9 +448,15 @@ def _settle(history: _History, histories: Mapping[str, _History], *, product: Pr
     elif activation is not None:
         state, cause = State.ACTIVE, None
         if product.pricing_model.has_contract and not is_entitled:
-            state, cause = (State.ENDED, "EXPIRED") if entitled else (_waiting(registration), None)
+            state, end = _waiting(registration), _expiry(entitled)
+            if end is not None:
+                state, _, cause = end
     else:
         state, cause = _waiting(registration), None
+    assignments = _assignments(chain)
+    plan = plan_at(assignments, now)
+    is_granted = state is State.ACTIVE and is_registered
+    lacks_plan = is_granted and plans is not None and plan not in plans
     return Agreement(
         id=history.id,
         kind=history.kind,
@@ -430,16 +466,19 @@ def _settle(history: _History, histories: Mapping[str, _History], *, product: Pr
         product_code=product.product_code,
         license_arn=history.license_arn,
         is_registered=is_registered,
-        grants_access=state is State.ACTIVE and is_registered,
+        grants_access=is_granted and not lacks_plan,
         registered_at=registration.at if registration else None,
         activated_at=activation.at if activation else None,
         ended_at=end[1] if end else None,
         cause=cause,
         predecessor=history.predecessor,
         successor=history.successor,
+        offer_id=next((fact.offer_id for fact in reversed(history.facts) if fact.offer_id), None),
+        account_id=_account_id(history),
         entitlements=entitled.entitlements if entitled else (),
+        assignments=assignments,
         keys=_keys(chain) if holds_keys else (),
-        alarms=(*history.alarms, *_status_alarms(history)),
+        alarms=(*history.alarms, *_status_alarms(history), *([_plan_alarm(plan)] if lacks_plan else [])),
     )
 
 
@@ -483,6 +522,14 @@ def _end(history: _History) -> tuple[State, datetime, str] | None:
     return None
 
 
+def _expiry(entitled: Fact | None) -> tuple[State, datetime, str] | None:
+    """State, time and cause of a contract's end by its term, or by GetEntitlements having nothing left of it."""
+    if entitled is None:
+        return None
+    terms = [right.expires_at for right in entitled.entitlements if right.expires_at is not None]
+    return State.ENDED, max(terms, default=entitled.at), "EXPIRED"
+
+
 def _status_alarms(history: _History) -> list[str]:
     known = ENDING_STATUSES | SUCCEEDED_STATUSES
     return [
@@ -490,6 +537,28 @@ def _status_alarms(history: _History) -> list[str]:
         for fact in history.facts
         if fact.kind is FactKind.ENDED and fact.status not in known
     ]
+
+
+def _plan_alarm(plan: str | None) -> str:
+    what = f"its plan {plan} is not deployed" if plan else "no plan is assigned to it, and no document's AssignTo does"
+    return f"{what}: it grants no access"
+
+
+def _account_id(history: _History) -> str | None:
+    if history.kind is AgreementKind.CONCURRENT:
+        return history.buyer
+    return next((fact.account_id for fact in reversed(history.facts) if fact.account_id), None)
+
+
+def _assignments(chain: Sequence[_History]) -> tuple[Assignment, ...]:
+    """Of the chain, by hour; for one hour the last word counts."""
+    facts = [f for member in chain for f in member.facts if f.kind is FactKind.ASSIGNED]
+    by_hour = {
+        fact.takes_effect_at: fact.plan
+        for fact in sorted(facts, key=lambda fact: (fact.at, fact.id))
+        if fact.takes_effect_at is not None
+    }
+    return tuple(Assignment(plan=plan, takes_effect_at=hour) for hour, plan in sorted(by_hour.items()) if plan)
 
 
 def _keys(chain: Sequence[_History]) -> tuple[Key, ...]:

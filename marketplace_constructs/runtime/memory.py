@@ -5,12 +5,15 @@ Each passes the same contract test as its AWS adapter.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 
 from marketplace_constructs.domain.agreements import Entitlement, Fact
+from marketplace_constructs.domain.plan_versions import PlanVersion, holding
 from marketplace_constructs.runtime.agreements.api_keys import ApiKey
 from marketplace_constructs.runtime.agreements.gate_entries import GateEntry
 from marketplace_constructs.runtime.agreements.marketplace import ResolvedCustomer, TokenRefused
@@ -119,6 +122,43 @@ class MemoryApiKeys:
             key.enabled and self._values[key.id] == value and self.is_member(usage_plan_id, key.id)
             for key in self._keys.values()
         )
+
+
+class MemoryPlanVersions:
+    """Plan versions in a dictionary."""
+
+    def __init__(self) -> None:
+        self._versions: dict[tuple[str, datetime, int], PlanVersion] = {}
+
+    def versions(self) -> tuple[PlanVersion, ...]:
+        """Every version."""
+        return tuple(self._versions.values())
+
+    def holding(self, plan: str, at: datetime) -> PlanVersion | None:
+        """What holds for a plan at a moment."""
+        return holding(self._versions.values(), at).get(plan)
+
+    def add(self, version: PlanVersion) -> bool:
+        """Record a version unless the plan has one of its hour and number."""
+        identity = (version.plan, version.holds_from, version.number)
+        return identity not in self._versions and self._versions.setdefault(identity, version) is version
+
+
+class MemoryPlanTables:
+    """Plan tables in a dictionary."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def put(self, text: str) -> str:
+        """Keep a table; its digest."""
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self._texts[digest] = text
+        return digest
+
+    def get(self, digest: str) -> str | None:
+        """The table's text."""
+        return self._texts.get(digest)
 
 
 class MemoryMarketplace:

@@ -67,8 +67,9 @@ class AgreementsSettings(Settings):
     Args:
         facts_table: Name of the table of facts.
         keys_table: Name of the table that the gate reads.
-        usage_plan_id: The plan that the buyers' keys are put into.
+        usage_plan_id: The plan that the buyers' keys are put into, where the product is sold without documents.
         key_prefix: How the names of this stack's API keys begin; unique per SellableApi.
+        plans_table: Name of the table of plan versions; empty where the product is sold without documents.
     """
 
     product_code: str
@@ -80,6 +81,7 @@ class AgreementsSettings(Settings):
     keys_table: str
     usage_plan_id: str
     key_prefix: str
+    plans_table: str = ""
 
     @property
     def terms(self) -> ProductTerms:
@@ -120,9 +122,28 @@ class OnboardingSettings(AgreementsSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class GateSettings(Settings):
-    """What the gate needs: one table to read. It names no usage plan, which would close a circle."""
+    """What the gate needs: tables to read. It names no usage plan, which would close a circle.
+
+    Args:
+        keys_table: Name of the table of keys.
+        plans_table: As for the functions that change access; where it is empty, every guarded route is open.
+    """
 
     keys_table: str
+    plans_table: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlansSettings(Settings):
+    """What the function that records plan versions needs.
+
+    Args:
+        plans_table: Name of the table of plan versions.
+        tables_bucket: Name of the bucket that keeps each plan table under its digest.
+    """
+
+    plans_table: str
+    tables_bucket: str
 
 
 @dataclass(frozen=True, kw_only=True)

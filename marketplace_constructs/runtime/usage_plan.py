@@ -9,16 +9,15 @@ no product code (both read 2026-11-21).
 
 from __future__ import annotations
 
-import json
 import random
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from marketplace_constructs.runtime.aws import client, error_code, is_transient
+from marketplace_constructs.runtime.custom_resource import respond
 from marketplace_constructs.runtime.observability import logger
 
 if TYPE_CHECKING:
@@ -128,23 +127,6 @@ def _is_rolling_back(stack_id: str) -> bool:
     return any("ROLLBACK" in stack["StackStatus"] for stack in stacks)
 
 
-def _respond(event: Mapping[str, Any], failure: str | None) -> None:
-    """Answer CloudFormation at the address that it gave.
-
-    Source: CloudFormation user guide, custom resource request and response objects (read 2026-11-21).
-    """
-    answer = {
-        "Status": "FAILED" if failure else "SUCCESS",
-        "Reason": failure or "done",
-        "PhysicalResourceId": event["ResourceProperties"]["UsagePlanId"],
-        **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
-    }
-    request = urllib.request.Request(  # noqa: S310  # the address is CloudFormation's
-        event["ResponseURL"], data=json.dumps(answer).encode(), method="PUT", headers={"content-type": ""}
-    )
-    urllib.request.urlopen(request, timeout=30).close()  # noqa: S310
-
-
 def handler(event: dict[str, Any], context: LambdaContext) -> None:
     """Entry point of the function. It answers whatever happens, since CloudFormation would wait for an hour."""
     try:
@@ -157,4 +139,4 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
     except Exception as error:  # noqa: BLE001  # see above
         logger.exception("unexpected")
         failure = f"MP-PLAN-21: the product code function failed with {error_code(error)}; see its log"
-    _respond(event, failure)
+    respond(event, failure, physical_id=event["ResourceProperties"]["UsagePlanId"])

@@ -56,7 +56,6 @@ NOT_SHOWN = (
 WILDCARDS = (
     ("aws-marketplace:*", "*", "AWS Marketplace's actions know no resources"),
     ("xray:*", "*", "X-Ray's actions know no resources"),
-    ("secretsmanager:GetRandomPassword", "*", "the action knows no resources"),
     ("apigateway:*", "/apikeys/*", "the ids of buyers' keys are made at run time; a function knows its own by name"),
     ("apigateway:*", MEMBER, "the ids of buyers' keys are made at run time; bounded by the one usage plan"),
 )

@@ -10,12 +10,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from marketplace_constructs.domain.agreements import Entitlement, Fact, FactKind
+from marketplace_constructs.domain.plan_versions import Assignment, PlanVersion
 from marketplace_constructs.rehearsal.emulator import LocalAws
 from marketplace_constructs.runtime.agreements.api_keys import ApiGatewayKeys, ApiKeys
 from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts, FactStore, from_item, to_item
 from marketplace_constructs.runtime.agreements.gate_entries import DynamoDbGateEntries, GateEntries, GateEntry
 from marketplace_constructs.runtime.agreements.reconciliation import SnapshotApiKeys
-from marketplace_constructs.runtime.memory import MemoryApiKeys, MemoryFacts, MemoryGateEntries
+from marketplace_constructs.runtime.memory import (
+    MemoryApiKeys,
+    MemoryFacts,
+    MemoryGateEntries,
+    MemoryPlanTables,
+    MemoryPlanVersions,
+)
+from marketplace_constructs.runtime.plan_tables import PlanTables, S3PlanTables
+from marketplace_constructs.runtime.plan_versions import DynamoDbPlanVersions, PlanVersions
 
 pytestmark = pytest.mark.rehearsal
 
@@ -39,6 +48,8 @@ FULL = Fact(
     key_sha256="0" * 64,
     api_key_id="abcde12345",
     takes_effect_at=AT + timedelta(hours=1),
+    plan="retail@1",
+    account_id="444455556666",
     note="for people",
 )
 
@@ -111,6 +122,86 @@ def test_an_answer_that_rests_on_fewer_facts_replaces_none(entries: GateEntries)
     removed = replace(newer, open_until=AT, is_removed=True)
     assert entries.put(removed)
     assert entries.get(newer.key_sha256) == removed
+
+
+def test_an_answer_comes_back_with_its_plans(entries: GateEntries) -> None:
+    assignments = tuple(
+        Assignment(plan=f"retail@{number}", takes_effect_at=AT + timedelta(hours=number)) for number in (1, 2)
+    )
+    entry = GateEntry(key_sha256="b" * 64, agreement="agmt-one", is_open=True, facts_seen=1, assignments=assignments)
+    assert entries.put(entry)
+    assert entries.get(entry.key_sha256) == entry
+
+
+def test_an_answer_from_before_there_were_plans_can_be_read(aws: LocalAws) -> None:
+    name = table(aws, "key_sha256")
+    item = {"key_sha256": {"S": "c"}, "agreement": {"S": "a"}, "is_open": {"BOOL": True}, "facts_seen": {"N": "1"}}
+    aws.client("dynamodb").put_item(TableName=name, Item=item)
+    found = DynamoDbGateEntries(aws.client("dynamodb"), name).get("c")
+    assert found == GateEntry(key_sha256="c", agreement="a", is_open=True, facts_seen=1)
+
+
+VERSION = PlanVersion(
+    plan="retail@1",
+    holds_from=AT,
+    digest="d" * 64,
+    usage_plan_id="plan12345",
+    segment="retail",
+    channel="Marketplace",
+    assign_to='{"Offers":["offer-example"]}',
+    routes=frozenset({"GET /v1/nouns", "POST /v1/nouns/{id}"}),
+)
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def versions(request: pytest.FixtureRequest, aws: LocalAws) -> PlanVersions:
+    if request.param == "memory":
+        return MemoryPlanVersions()
+    return DynamoDbPlanVersions(aws.client("dynamodb"), table(aws, "plan", "holds_from"))
+
+
+def test_a_plan_version_is_put_once_and_never_changed(versions: PlanVersions) -> None:
+    assert versions.add(VERSION)
+    assert not versions.add(replace(VERSION, digest="other", routes=frozenset()))
+    assert versions.versions() == (VERSION,)
+    assert versions.holding("retail@1", AT) == VERSION
+
+
+def test_the_last_word_for_the_latest_hour_holds(versions: PlanVersions) -> None:
+    second = replace(VERSION, number=2, digest="second")
+    tenth = replace(VERSION, number=10, digest="tenth")
+    later = replace(VERSION, holds_from=AT + timedelta(hours=2), digest="later")
+    other = replace(VERSION, plan="retail@10", holds_from=AT + timedelta(hours=1), routes=frozenset(), assign_to="")
+    for version in (later, tenth, other, VERSION, second):
+        assert versions.add(version)
+    assert set(versions.versions()) == {VERSION, second, tenth, later, other}
+    moments = {
+        AT - timedelta(microseconds=1): None,
+        AT: tenth,
+        AT + timedelta(hours=1, minutes=59, seconds=59): tenth,
+        AT + timedelta(hours=2): later,
+        AT + timedelta(days=9): later,
+    }
+    assert {at: versions.holding("retail@1", at) for at in moments} == moments
+    assert versions.holding("retail@10", AT + timedelta(hours=1)) == other
+    assert versions.holding("retail", AT + timedelta(days=9)) is None
+
+
+@pytest.fixture(params=["memory", "s3"])
+def tables(request: pytest.FixtureRequest, aws: LocalAws) -> PlanTables:
+    if request.param == "memory":
+        return MemoryPlanTables()
+    bucket = f"b{uuid.uuid4().hex}"
+    aws.client("s3").create_bucket(Bucket=bucket)
+    return S3PlanTables(aws.client("s3"), bucket)
+
+
+def test_a_plan_table_is_kept_under_the_digest_of_its_text(tables: PlanTables) -> None:
+    digest = tables.put('{"plan": "retail@1", "sold by": "Café"}')
+    assert tables.put('{"plan": "retail@1", "sold by": "Café"}') == digest
+    assert tables.put("{}") != digest
+    assert tables.get(digest) == '{"plan": "retail@1", "sold by": "Café"}'
+    assert tables.get("0" * 64) is None
 
 
 @pytest.fixture(params=["memory", "api gateway", "snapshot"])

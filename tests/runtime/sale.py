@@ -7,9 +7,10 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from marketplace_constructs.domain.product import Dimension, Product
+from marketplace_constructs.domain.product import Category, Dimension, DimensionType, PricingModel, Product
 from marketplace_constructs.domain.subscription_events import TOPIC_OWNER
 from marketplace_constructs.runtime.agreements.access import Access
+from marketplace_constructs.runtime.agreements.api_keys import ApiKeys
 from marketplace_constructs.runtime.agreements.marketplace import ResolvedCustomer
 from marketplace_constructs.runtime.agreements.reconciliation import Outcome, reconcile
 from marketplace_constructs.runtime.agreements.service import AgreementsService, Registration
@@ -29,6 +30,11 @@ PLAN = "plan12345"
 PREFIX = "Sale/"
 LEGACY = Product.legacy("abc123")
 CONCURRENT = Product.concurrent("abc123", dimensions=[Dimension.requests("calls")])
+CONTRACT = Product.concurrent(
+    "abc123",
+    pricing_model=PricingModel.CONTRACT,
+    dimensions=[Dimension(key="seats", category=Category.USERS, type=DimensionType.ENTITLED)],
+)
 
 
 def event(
@@ -96,6 +102,8 @@ class Sale:
     """One stack's runtime over in-memory ports."""
 
     product: Product = CONCURRENT
+    usage_plan_id: str = PLAN
+    key_prefix: str = PREFIX
     now: datetime = START
     facts: MemoryFacts = field(default_factory=MemoryFacts)
     entries: MemoryGateEntries = field(default_factory=MemoryGateEntries)
@@ -104,23 +112,27 @@ class Sale:
 
     def __post_init__(self) -> None:
         values = (f"key-value-{number:020}" for number in itertools.count(1))
-        self.access = Access(
-            product=self.product,
-            usage_plan_id=PLAN,
-            facts=self.facts,
-            entries=self.entries,
-            api_keys=self.api_keys,
-            clock=lambda: self.now,
-        )
+        self.access = self.access_over(self.api_keys)
         self.service = AgreementsService(
             product=self.product,
-            key_prefix=PREFIX,
+            key_prefix=self.key_prefix,
             facts=self.facts,
             api_keys=self.api_keys,
             marketplace=self.marketplace,
             access=self.access,
             clock=lambda: self.now,
             new_key_value=lambda: next(values),
+        )
+
+    def access_over(self, api_keys: ApiKeys) -> Access:
+        """Access over other keys than one call at a time reaches."""
+        return Access(
+            product=self.product,
+            usage_plan_id=self.usage_plan_id,
+            facts=self.facts,
+            entries=self.entries,
+            api_keys=api_keys,
+            clock=lambda: self.now,
         )
 
     def wait(self, **duration: float) -> None:
@@ -168,7 +180,7 @@ class Sale:
 
     def opens(self, value: str) -> bool:
         """Whether a call with this key reaches the API: both locks open."""
-        return self.gate(value) == "Allow" and self.api_keys.opens(PLAN, value)
+        return self.gate(value) == "Allow" and self.api_keys.opens(self.usage_plan_id, value)
 
     def reconcile(self, *, observes_all: bool = True) -> Outcome:
         """The hourly run."""
@@ -177,7 +189,7 @@ class Sale:
             service=self.service,
             access=self.access,
             api_keys=self.api_keys,
-            key_prefix=PREFIX,
+            key_prefix=self.key_prefix,
             clock=lambda: self.now,
             observes_all=observes_all,
         )

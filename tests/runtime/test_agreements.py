@@ -8,9 +8,11 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from protected import Weakness
 from sale import (
     BUYER,
     CONCURRENT,
+    CONTRACT,
     CREATED,
     CUSTOMER,
     DEPROVISIONED,
@@ -26,7 +28,7 @@ from sale import (
 )
 
 from marketplace_constructs.domain.agreements import Entitlement, license_id
-from marketplace_constructs.domain.product import Category, Dimension, DimensionType, PricingModel, Product
+from marketplace_constructs.domain.product import Dimension, Product
 from marketplace_constructs.domain.subscription_events import MalformedEvent
 from marketplace_constructs.runtime.agreements.marketplace import ResolvedCustomer, TokenRefused
 from marketplace_constructs.runtime.agreements.service import KeyRefused
@@ -49,17 +51,20 @@ def sold(sale: Sale) -> str:
     return sale.issue(registration)
 
 
+@pytest.mark.protects(Weakness.REQUEST_GOES_ON_AFTER_REFUSAL)
 def test_a_buyer_who_registers_and_is_activated_gets_one_working_key(sale: Sale) -> None:
     key = sold(sale)
     assert sale.opens(key)
     assert sale.service.issue_key(BUYER, "agmt-one") is None
 
 
+@pytest.mark.protects(Weakness.REGISTRATION_FORGETS_EVENTS)
 def test_events_before_the_registration_activate_it(sale: Sale) -> None:
     sale.tell(event(LICENSED), event(CREATED, intent="NEW"))
     assert sale.opens(sale.issue(sale.register()))
 
 
+@pytest.mark.protects(Weakness.ACCESS_BEFORE_ACTIVATION)
 def test_no_key_works_before_activation(sale: Sale) -> None:
     registration = sale.register()
     assert sale.states() == {"agmt-one": "registered"}
@@ -86,6 +91,7 @@ def test_an_ended_agreement_shuts_its_key_out_of_both_locks(sale: Sale, status: 
     assert sale.states() == {"agmt-one": "ended"}
 
 
+@pytest.mark.protects(Weakness.END_REACHES_TOO_FAR)
 @pytest.mark.parametrize("status", ["RENEWED", "REPLACED", "SUPERSEDED"])
 def test_a_continued_agreement_keeps_the_key_without_registering_again(sale: Sale, status: str) -> None:
     key = sold(sale)
@@ -183,6 +189,7 @@ def test_an_unknown_end_status_revokes_nothing_and_is_pointed_out(sale: Sale) ->
     assert "ROLLED_BACK" in sale.service.agreements(BUYER)[0].alarms[0]
 
 
+@pytest.mark.protects(Weakness.END_REACHES_TOO_FAR, Weakness.ONE_KEY_PER_ACCOUNT)
 def test_two_agreements_of_one_buyer_stay_apart(sale: Sale) -> None:
     first = sold(sale)
     second_registration = sale.register("token-two", "agmt-two")
@@ -205,6 +212,7 @@ def test_another_product_and_another_catalog_change_nothing(sale: Sale) -> None:
     assert sale.opens(key)
 
 
+@pytest.mark.protects(Weakness.CHEAPER_TOKEN)
 def test_a_token_of_another_product_is_refused(sale: Sale) -> None:
     token = sale.token("token", product_code="other")
     with pytest.raises(TokenRefused, match="foreign"):
@@ -219,6 +227,7 @@ def test_partner_offers_end_agreements_too(sale: Sale, suffix: str) -> None:
     assert not sale.opens(key)
 
 
+@pytest.mark.protects(Weakness.OLD_TOKEN_REVIVES)
 def test_a_token_posted_again_after_the_end_grants_nothing(sale: Sale) -> None:
     key = sold(sale)
     sale.wait(minutes=1)
@@ -319,6 +328,7 @@ def test_a_wrong_product_code_in_the_configuration_shuts_nobody_out(sale: Sale) 
 # legacy agreements
 
 
+@pytest.mark.protects(Weakness.NOTIFICATION_MISREAD)
 def test_a_legacy_buyer_is_let_in_and_shut_out_by_notifications(legacy: Sale) -> None:
     registration = legacy.register()
     legacy.tell(notification("subscribe-success"))
@@ -347,6 +357,7 @@ def test_what_aws_says_of_a_license_means_nothing_to_a_legacy_product(legacy: Sa
     assert legacy.opens(legacy.issue(registration))
 
 
+@pytest.mark.protects(Weakness.ACCESS_BEFORE_ACTIVATION)
 def test_a_failed_subscription_grants_nothing(legacy: Sale) -> None:
     registration = legacy.register()
     legacy.tell(notification("subscribe-fail"))
@@ -387,6 +398,7 @@ def test_subscribing_after_the_end_is_a_new_agreement_that_registers_anew(legacy
     assert not legacy.opens(old)
 
 
+@pytest.mark.protects(Weakness.PREFIX_OF_ANOTHER_ID)
 def test_customers_whose_ids_begin_alike_stay_apart() -> None:
     sale = Sale(product=LEGACY)
     for customer in ("abc", "abcd"):
@@ -399,6 +411,7 @@ def test_customers_whose_ids_begin_alike_stay_apart() -> None:
     assert sale.opens(keys["abcd"])
 
 
+@pytest.mark.protects(Weakness.FORGED_NOTIFICATION)
 def test_a_notification_of_another_topic_is_refused(legacy: Sale) -> None:
     forged = "arn:aws:sns:us-east-1:123456789012:aws-mp-subscription-notification-abc123"
     with pytest.raises(MalformedEvent, match="TopicArn"):
@@ -412,6 +425,7 @@ def test_an_unreadable_message_is_refused_and_not_dropped(sale: Sale, body: str)
         sale.tell(body)
 
 
+@pytest.mark.protects(Weakness.UNKNOWN_MESSAGE_IS_DROPPED)
 def test_an_unknown_kind_of_event_is_recorded_and_changes_nothing(sale: Sale, legacy: Sale) -> None:
     key = sold(sale)
     sale.tell(event("Purchase Agreement Frozen - Proposer"))
@@ -424,13 +438,7 @@ def test_an_unknown_kind_of_event_is_recorded_and_changes_nothing(sale: Sale, le
 # contracts
 
 
-CONTRACT = Product.concurrent(
-    "abc123",
-    pricing_model=PricingModel.CONTRACT,
-    dimensions=[Dimension(key="seats", category=Category.USERS, type=DimensionType.ENTITLED)],
-)
-
-
+@pytest.mark.protects(Weakness.FIRST_ENTITLEMENT_ONLY)
 def test_a_contract_grants_while_any_entitlement_has_not_expired() -> None:
     sale = Sale(product=CONTRACT)
     arn = "arn:aws:license-manager::123456789012:license:l-one"
@@ -448,6 +456,26 @@ def test_a_contract_grants_while_any_entitlement_has_not_expired() -> None:
     assert sale.states() == {"agmt-one": "ended"}
 
 
+@pytest.mark.parametrize("prolonged", [True, False])
+def test_an_expired_contract_whose_prolongation_nobody_told_of_is_asked_about_for_a_week(*, prolonged: bool) -> None:
+    sale = Sale(product=CONTRACT)
+    arn = "arn:aws:license-manager::123456789012:license:l-one"
+    sale.marketplace.rights[BUYER, arn] = (Entitlement(dimension="seats", expires_at=START + timedelta(days=1)),)
+    registration = sale.register()
+    sale.marketplace.statuses["agmt-one"] = "ACTIVE"
+    sale.reconcile()
+    key = sale.issue(registration)
+    sale.wait(days=2)
+    sale.reconcile()
+    assert not sale.opens(key)
+    assert sale.service.agreements(BUYER)[0].ended_at == START + timedelta(days=1)
+    sale.wait(days=5 if prolonged else 7)
+    sale.marketplace.rights[BUYER, arn] = (Entitlement(dimension="seats", expires_at=START + timedelta(days=90)),)
+    sale.reconcile()
+    assert sale.opens(key) == prolonged
+
+
+@pytest.mark.protects(Weakness.GRANT_HIDES_EXPIRY)
 def test_an_expired_contract_gets_no_key_at_registration() -> None:
     sale = Sale(product=CONTRACT)
     expired = (Entitlement(dimension="seats", value="5", expires_at=START - timedelta(days=1)),)
@@ -528,6 +556,7 @@ STORY = (
 )
 
 
+@pytest.mark.protects(Weakness.LATE_EVENT_REVIVES)
 @settings(max_examples=60, deadline=None)
 @given(
     order=st.permutations(range(len(STORY))),

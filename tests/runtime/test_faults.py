@@ -2,108 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+import json
+import urllib.request
+from datetime import datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import boto3
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
-from sale import BUYER, CREATED, DEPROVISIONED, ENDED, LICENSED, PLAN, PREFIX, Sale, event
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
+from faults import FAULTS, Crash, Trap, Trapped, aws_error, faults, until_done
+from onboarding_aws import ContactsTable, PostOffice
+from sale import BUYER, CONTRACT, CREATED, DEPROVISIONED, ENDED, LICENSED, PLAN, PREFIX, START, Sale, event
+from usage_plan_aws import ApiGateway, Waiting
 
-from marketplace_constructs.runtime.agreements.access import AccessUnsettledError
+from marketplace_constructs.domain.agreements import Entitlement
+from marketplace_constructs.runtime import gate, usage_plan
+from marketplace_constructs.runtime.agreements import reconciliation
+from marketplace_constructs.runtime.agreements.access import Access
+from marketplace_constructs.runtime.agreements.api_keys import ApiKeys
+from marketplace_constructs.runtime.agreements.gate_entries import DynamoDbGateEntries
 from marketplace_constructs.runtime.agreements.service import TryAgain
+from marketplace_constructs.runtime.onboarding.contacts import Contact, DynamoDbContacts
+from marketplace_constructs.runtime.settings import ReconciliationSettings
+from marketplace_constructs.runtime.usage_plan import handle as settle
 
 
-class Crash(BaseException):
-    """The function's process is gone, mid-way."""
-
-
-def aws_error(code: str, status: int) -> ClientError:
-    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "Call")  # type: ignore[typeddict-item]
-
-
-FAULTS: dict[str, Callable[[], BaseException]] = {
-    "throttled": lambda: aws_error("TooManyRequestsException", 429),
-    "failed": lambda: aws_error("InternalServerError", 500),
-    "timed out": lambda: ReadTimeoutError(endpoint_url="https://example.com"),
-    "crashed": Crash,
-}
-
-
-@dataclass
-class Trap:
-    """Counts the calls to the ports, and makes one of them fail."""
-
-    fails_at: int
-    fault: Callable[[], BaseException]
-    after: bool
-    calls: int = 0
-    is_armed: bool = False
-
-    @property
-    def has_sprung(self) -> bool:
-        return self.calls > self.fails_at
-
-    def call(self, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self.is_armed:
-            return real(*args, **kwargs)
-        number, self.calls = self.calls, self.calls + 1
-        if number == self.fails_at and not self.after:
-            raise self.fault()
-        result = real(*args, **kwargs)
-        if number == self.fails_at:
-            raise self.fault()
-        return result
-
-
-class Trapped:
-    """A port whose calls go through a trap."""
-
-    def __init__(self, port: object, trap: Trap) -> None:
-        self._port = port
-        self._trap = trap
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self._port, name)
-        return (lambda *args, **kwargs: self._trap.call(real, *args, **kwargs)) if callable(real) else real
-
-
-def trapped(trap: Trap) -> Sale:
+def trapped(trap: Trap, sale: Sale | None = None) -> Sale:
     """A sale each of whose ports goes through the trap."""
-    sale = Sale()
-    for user in (sale.access, sale.service):
-        for name in ("facts", "entries", "api_keys", "marketplace"):
-            port = f"_{name}"
-            if hasattr(user, port):
-                setattr(user, port, Trapped(getattr(user, port), trap))
+    sale = Sale() if sale is None else sale
+    trap_ports(sale.access, trap)
+    trap_ports(sale.service, trap)
     return sale
 
 
-def until_done(trap: Trap, step: Callable[[], object]) -> object:
-    """Do a step as AWS and buyers do: again after a failure, which the queue or the buyer's next click brings."""
-    for _ in range(5):
-        trap.is_armed = not trap.has_sprung
-        try:
-            return step()
-        except (ClientError, ReadTimeoutError, TryAgain, AccessUnsettledError, Crash):
-            continue
-        finally:
-            trap.is_armed = False
-    raise AssertionError("a step that failed once never came through")
-
-
-def faults(step: Callable[[Trap], None]) -> Iterator[str]:
-    """Run a step with a fault at each of its calls in turn, until none is left to fail."""
-    for name, fault in FAULTS.items():
-        for after in (False, True):
-            for number in itertools.count():
-                trap = Trap(fails_at=number, fault=fault, after=after)
-                step(trap)
-                if not trap.has_sprung:
-                    break
-                yield f"{name} {'after' if after else 'before'} call {number}"
+def trap_ports(user: object, trap: Trap, *ports: str) -> None:
+    for name in ports or ("_facts", "_entries", "_api_keys", "_marketplace"):
+        if hasattr(user, name):
+            setattr(user, name, Trapped(getattr(user, name), trap))
 
 
 def nothing_is_orphaned(sale: Sale) -> None:
@@ -267,3 +205,268 @@ def test_two_registrations_at_once_make_one_key() -> None:
     first = sale.service.issue_key(registration.buyer, registration.reference)
     assert [first, second[0]].count(None) == 1
     assert len(list(sale.api_keys.named(PREFIX))) == 1
+
+
+# the reconciliation
+
+
+SOON = timedelta(days=2)
+DIMENSION = "seats"
+
+
+class Hourly:
+    """A stack in which everything has drifted that the reconciliation puts right, and the function that does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+        self.contacts, self.post = ContactsTable(), PostOffice()
+
+    def drift(self, trap: Trap) -> None:
+        """Begin anew."""
+        self.sale = sale = Sale(product=CONTRACT)
+        trapped(trap, sale)
+        self.plan = ApiGateway("abc123")
+        self.contacts.items.clear()
+        self.post.mails.clear()
+        self.keys = {name: self.sell(name) for name in ("lostend", "drifted", "rotated", "expired", "late")}
+        self.keys["rotated, new"] = sale.service.rotate_key(BUYER, "agmt-rotated", timedelta(hours=1))
+        self.entitle("lostactivation", START + 10 * SOON)
+        sale.register("token of lostactivation", "agmt-lostactivation")
+        sale.api_keys.create(name=f"{PREFIX}agmt-drifted/7", value="x" * 20, customer_id="")
+        drifted = next(key for key in sale.api_keys.named(f"{PREFIX}agmt-drifted/1"))
+        sale.api_keys.set_enabled(drifted.id, enabled=False)
+        sale.api_keys.leave(PLAN, drifted.id)
+        DynamoDbContacts(self.contacts.client, "contacts").add(
+            Contact(agreement=f"{BUYER}#agmt-drifted", email="buyer@example.com", created_at=sale.now)
+        )
+        for name in ("lostactivation", "drifted", "rotated", "expired", "late"):
+            sale.marketplace.statuses[f"agmt-{name}"] = "ACTIVE"
+        sale.marketplace.statuses["agmt-lostend"] = "TERMINATED"
+        self.entitle("late", START + 10 * SOON)
+        sale.wait(days=3)
+        self.connect(trap)
+
+    def sell(self, name: str) -> str:
+        is_short = name in {"expired", "late"}
+        self.entitle(name, START + (SOON if is_short else 10 * SOON))
+        registration = self.sale.register(f"token of {name}", f"agmt-{name}")
+        self.sale.tell(event(LICENSED, f"agmt-{name}"))
+        return self.sale.issue(registration)
+
+    def entitle(self, name: str, until: datetime) -> None:
+        right = Entitlement(dimension=DIMENSION, value="5", expires_at=until)
+        for arn in (
+            f"arn:aws:license-manager::123456789012:license:l-{name}",
+            f"aws:license-manager:us-east-1:123456789012:l-{name}",
+        ):
+            self.sale.marketplace.rights[BUYER, arn] = (right,)
+
+    def connect(self, trap: Trap) -> None:
+        sale = self.sale
+
+        def access_over(api_keys: ApiKeys) -> Access:
+            access = sale.access_over(api_keys)
+            # The keys come through the snapshot, which is over a trap already.
+            trap_ports(access, trap, "_facts", "_entries")
+            return access
+
+        clients = {"apigateway": self.plan, "dynamodb": self.contacts.client, "sesv2": self.post.client}
+        self.monkeypatch.setattr(reconciliation, "client", lambda service: Trapped(clients[service], trap))
+        self.monkeypatch.setattr(
+            reconciliation,
+            "_dependencies",
+            lambda: SimpleNamespace(
+                settings=SETTINGS,
+                facts=Trapped(sale.facts, trap),
+                service=sale.service,
+                api_keys=Trapped(sale.api_keys, trap),
+                access_over=access_over,
+                clock=lambda: sale.now,
+            ),
+        )
+
+    def run(self) -> None:
+        """One hour's run of the function."""
+        self.sale.wait(hours=1)
+        reconciliation.handler({}, SimpleNamespace(get_remaining_time_in_millis=lambda: 30_000))  # type: ignore[arg-type]
+
+    def all_is_right(self) -> None:
+        sale = self.sale
+        assert {name: sale.opens(key) for name, key in self.keys.items()} == {
+            "lostend": False,
+            "drifted": True,
+            "rotated": False,
+            "rotated, new": True,
+            "expired": False,
+            "late": True,
+        }
+        assert not sale.api_keys.opens(PLAN, self.keys["lostend"])
+        assert not sale.api_keys.opens(PLAN, self.keys["expired"])
+        assert sale.opens(str(sale.service.issue_key(BUYER, "agmt-lostactivation")))
+        names = [key.name for key in sale.api_keys.named("")]
+        assert f"{PREFIX}agmt-rotated/1" not in names
+        assert f"{PREFIX}agmt-drifted/7" not in names
+        assert len(names) == len(set(names)) == 6
+        assert "productCode" not in self.plan.plan
+        assert {mail["Destination"]["ToAddresses"][0] for mail in self.post.mails} == {"buyer@example.com"}
+
+
+SETTINGS = ReconciliationSettings(
+    product_code=CONTRACT.product_code,
+    agreement_kind=CONTRACT.agreement_kind,
+    pricing_model=CONTRACT.pricing_model,
+    metering=CONTRACT.metering,
+    metering_region="us-east-1",
+    facts_table="facts",
+    keys_table="keys",
+    usage_plan_id=PLAN,
+    key_prefix=PREFIX,
+    contacts_table="contacts",
+    sender="sales@example.com",
+    seller_name="Example Corp.",
+    support_contact="help@example.com",
+    observe_every_hours=1,
+)
+
+
+@pytest.fixture
+def hourly(monkeypatch: pytest.MonkeyPatch) -> Hourly:
+    return Hourly(monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore:No application metrics")
+def test_the_reconciliation_survives_each_fault_of_each_call(hourly: Hourly) -> None:
+    def reconcile(trap: Trap) -> None:
+        hourly.drift(trap)
+        until_done(trap, hourly.run)
+        # A mail that could not be sent fails no run; it is owed an hour longer.
+        hourly.run()
+        hourly.all_is_right()
+
+    assert len(list(faults(reconcile))) > 100
+
+
+@pytest.mark.filterwarnings("ignore:No application metrics")
+def test_what_is_known_of_a_buyer_counts_while_aws_cannot_be_asked(hourly: Hourly) -> None:
+    hourly.drift(Trap(0, Crash, after=False, calls=1))
+    marketplace = hourly.sale.marketplace
+    real = marketplace.agreement_status
+
+    def refusing(agreement_id: str) -> str | None:
+        if agreement_id == "agmt-drifted":
+            raise aws_error("ValidationException", 400)
+        return real(agreement_id)
+
+    marketplace.agreement_status = refusing  # type: ignore[method-assign]
+    with pytest.raises(reconciliation.ReconciliationError, match="1 of 1"):
+        hourly.run()
+    # Whoever is to be shut out is, and whoever is to be let in is; the run fails all the same, so that somebody looks.
+    hourly.all_is_right()
+
+
+@pytest.mark.filterwarnings("ignore:No application metrics")
+@pytest.mark.parametrize("undone", ["a key", "the product code"])
+def test_a_run_that_left_something_undone_fails_so_that_an_alarm_tells(hourly: Hourly, undone: str) -> None:
+    hourly.drift(Trap(0, Crash, after=False, calls=1))
+    if undone == "the product code":
+        hourly.plan.error = "BadRequestException"
+    else:
+        hourly.sale.api_keys.join = Trapped(hourly.sale.api_keys, Trap(0, FAULTS["failed"], False, is_armed=True)).join  # type: ignore[method-assign]
+    with pytest.raises(reconciliation.ReconciliationError):
+        hourly.run()
+    hourly.plan.error = None
+    hourly.run()
+    hourly.all_is_right()
+
+
+# the gate
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("failing", ["connecting", "reading"])
+def test_a_gate_that_cannot_read_lets_nobody_in_and_says_so(fault: str, failing: str, *, after: bool) -> None:
+    sale = Sale()
+    registration = sale.register()
+    sale.tell(event(CREATED), event(LICENSED))
+    key = sale.issue(registration)
+    trap = Trap(0, FAULTS[fault], after)
+
+    def call() -> object:
+        answered = gate.handler(
+            {
+                "methodArn": "arn:aws:execute-api:us-east-1:123456789012:api/prod/GET/v1/nouns",
+                "headers": {"x-api-key": key},
+            },
+            None,
+            entries=lambda: trap.call(lambda: sale.entries) if failing == "connecting" else Trapped(sale.entries, trap),
+            plans=lambda: None,
+            clock=lambda: sale.now,
+        )
+        return answered["policyDocument"]["Statement"][0]["Effect"]  # type: ignore[index]
+
+    trap.is_armed = True
+    # API Gateway keeps no answer where there is none, and asks again for the next call.
+    with pytest.raises(type(FAULTS[fault]())):
+        call()
+    assert call() == "Allow"
+    sale.tell(event(DEPROVISIONED, at=sale.now))
+    trap.calls = 0
+    with pytest.raises(type(FAULTS[fault]())):
+        call()
+    assert call() == "Deny"
+
+
+@pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException", "ResourceNotFoundException"])
+def test_an_error_of_the_gates_table_is_no_answer(code: str) -> None:
+    dynamodb = boto3.client("dynamodb", "us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    with Stubber(dynamodb) as stub:
+        stub.add_client_error("get_item", code)
+        with pytest.raises(ClientError, match=code):
+            DynamoDbGateEntries(dynamodb, "keys").get("0" * 64)
+
+
+# the product code
+
+
+class CloudFormation:
+    """Where the product code function answers; it answers, or Lambda calls it again."""
+
+    def __init__(self, trap: Trap) -> None:
+        self.trap = trap
+        self.answers: list[dict[str, str]] = []
+
+    def open(self, request: urllib.request.Request, timeout: float) -> SimpleNamespace:
+        assert timeout
+        assert isinstance(request.data, bytes)
+        self.trap.call(self.answers.append, json.loads(request.data))
+        return SimpleNamespace(close=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "then"), [("Create", None, "abc123"), ("Update", "old", "abc123"), ("Delete", "abc123", None)]
+)
+def test_the_product_code_survives_each_fault_of_each_call(
+    kind: str, before: str | None, then: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {
+        "RequestType": kind,
+        "StackId": "arn:aws:cloudformation:us-east-1:123456789012:stack/Sale/1",
+        "RequestId": "one",
+        "LogicalResourceId": "ProductCode",
+        "ResponseURL": "https://cloudformation.example.com/answer",
+        "ResourceProperties": {"UsagePlanId": PLAN, "ProductCode": "abc123"},
+    }
+
+    def carry_out(trap: Trap) -> None:
+        api, waiting, cloudformation = ApiGateway(before), Waiting(), CloudFormation(trap)
+        monkeypatch.setattr(usage_plan, "client", {"apigateway": Trapped(api, trap)}.__getitem__)
+        monkeypatch.setattr(usage_plan, "handle", partial(settle, sleep=waiting.sleep))
+        monkeypatch.setattr("urllib.request.urlopen", cloudformation.open)
+        context = SimpleNamespace(get_remaining_time_in_millis=lambda: waiting.left * 1000)
+        until_done(trap, lambda: usage_plan.handler(request, context))  # type: ignore[arg-type]
+        assert api.plan.get("productCode") == then
+        assert [answer["Status"] for answer in cloudformation.answers] in (["SUCCESS"], ["SUCCESS"] * 2)
+        assert {answer["PhysicalResourceId"] for answer in cloudformation.answers} == {PLAN}
+
+    assert len(list(faults(carry_out))) > 20

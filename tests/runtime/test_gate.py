@@ -78,7 +78,8 @@ def test_a_refusal_is_logged_without_the_key(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_entry_point_answers_without_an_api_key_header() -> None:
-    reply = handler({"methodArn": ARN, "headers": None}, None, entries=entries, clock=lambda: NOW)
+    event = {"methodArn": ARN, "headers": None}
+    reply = handler(event, None, entries=entries, plans=lambda: None, clock=lambda: NOW)
     assert reply["principalId"] == "unknown"
 
 

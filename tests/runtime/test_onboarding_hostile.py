@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onboarding_world import AGREEMENT, BUYER, EMAIL, TOKEN_FIELD, Browser, Reply, World
+from protected import Weakness
 
 from marketplace_constructs.domain.agreements import FactKind, State
 from marketplace_constructs.runtime.onboarding.contacts import contact_key
@@ -35,6 +36,7 @@ def assert_is_a_page(reply: Reply) -> None:
     assert "What to do now" in reply.body
 
 
+@pytest.mark.protects(Weakness.REQUEST_GOES_ON_AFTER_REFUSAL, Weakness.TOKEN_BECOMES_MARKUP)
 @pytest.mark.parametrize(
     ("fields", "status", "title"),
     [
@@ -83,6 +85,7 @@ def test_fails_when_the_token_has_expired() -> None:
     assert_nothing_stored(world)
 
 
+@pytest.mark.protects(Weakness.CHEAPER_TOKEN)
 def test_fails_when_the_token_is_another_products() -> None:
     world = World()
     reply = world.browser().register(world.token(product_code="cheaper"))
@@ -91,6 +94,7 @@ def test_fails_when_the_token_is_another_products() -> None:
     assert_nothing_stored(world)
 
 
+@pytest.mark.protects(Weakness.OLD_TOKEN_REVIVES)
 def test_old_token_posted_after_the_end_grants_nothing() -> None:
     world = World()
     world.happens(FactKind.ACTIVATED)
@@ -104,6 +108,7 @@ def test_old_token_posted_after_the_end_grants_nothing() -> None:
     assert page.forms == []
 
 
+@pytest.mark.protects(Weakness.REQUEST_IS_STORED)
 def test_further_fields_change_nothing_and_are_kept_nowhere() -> None:
     world = World()
     fields = {
@@ -358,6 +363,7 @@ def live_through_everything(world: World) -> list[Browser]:
     return [happy, other]
 
 
+@pytest.mark.protects(Weakness.SECRETS_IN_LOGS)
 def test_logs_metrics_and_redirects_tell_no_token_key_address_or_cookie(
     log_lines: list[str],
     capfd: pytest.CaptureFixture[str],
@@ -398,6 +404,7 @@ NAMES = st.sampled_from([TOKEN_FIELD, "form_token", "email", "overlap", "replace
 HEADERS = st.dictionaries(st.sampled_from(["cookie", "Content-Type", "Origin", "X"]), TEXT, max_size=4)
 
 
+@pytest.mark.protects(Weakness.TOKEN_BECOMES_MARKUP, Weakness.MISSING_FIELD_IS_A_FAULT)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     method=st.sampled_from(["GET", "POST", "POST", "POST", "HEAD", "PUT"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from onboarding_world import AGREEMENT, BUYER, EMAIL, PLAN, TOKEN_FIELD, World
+from protected import Weakness
 
 from marketplace_constructs.domain.agreements import FactKind
 from marketplace_constructs.domain.product import AgreementKind
@@ -40,6 +41,7 @@ def test_buyer_gets_one_key_once_and_it_opens_the_api(kind: AgreementKind, stage
     assert "help@example.com" in later.body
 
 
+@pytest.mark.protects(Weakness.REGISTRATION_FORGETS_EVENTS)
 def test_activation_before_the_registration_is_no_obstacle() -> None:
     world = World()
     world.happens(FactKind.ACTIVATED)
@@ -48,6 +50,7 @@ def test_activation_before_the_registration_is_no_obstacle() -> None:
     assert browser.give_contact().forms == ["key"]
 
 
+@pytest.mark.protects(Weakness.SECRETS_IN_LOGS)
 def test_registration_answers_with_a_redirect_and_a_host_cookie_that_holds_no_token() -> None:
     world = World()
     token = world.token()
@@ -271,6 +274,7 @@ def test_registration_is_repeatable_without_asking_twice() -> None:
     assert world.mail.recipients == [EMAIL]
 
 
+@pytest.mark.protects(Weakness.FIRST_TIME_IS_NOT_KEPT)
 def test_failing_mail_fails_no_page_and_stays_owed() -> None:
     world = World()
     world.mail.is_down = True
@@ -280,6 +284,7 @@ def test_failing_mail_fails_no_page_and_stays_owed() -> None:
     assert [contact.email for contact in world.contacts.owed()] == [EMAIL]
 
 
+@pytest.mark.protects(Weakness.MISSING_FIELD_IS_A_FAULT)
 @pytest.mark.parametrize(
     "email",
     [

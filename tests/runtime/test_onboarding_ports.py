@@ -9,6 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 from onboarding_aws import ContactsTable, PostOffice, SecretStore
 from onboarding_world import BUYER, EMAIL, HandSetClock
+from protected import Weakness
 
 from marketplace_constructs.runtime.onboarding import handler as handler_module
 from marketplace_constructs.runtime.onboarding.contacts import (
@@ -50,6 +51,7 @@ def test_contact_is_found_again_as_it_was_given(contacts: Contacts) -> None:
     assert contacts.get(KEY) == contact()
 
 
+@pytest.mark.protects(Weakness.FIRST_TIME_IS_NOT_KEPT)
 def test_first_address_and_its_time_stay(contacts: Contacts) -> None:
     contacts.add(contact())
     assert contacts.add(contact(email="later@example.com", created_at=NOW + timedelta(days=1))) is False

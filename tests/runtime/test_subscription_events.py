@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from protected import Weakness
 from sale import BUYER, CREATED, LICENSED, Sale, event
 
 from marketplace_constructs.runtime import subscription_events
@@ -39,6 +40,7 @@ def deliver(*bodies: str) -> list[str]:
     return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
 
 
+@pytest.mark.protects(Weakness.POISON_BLOCKS_ALL, Weakness.UNKNOWN_MESSAGE_IS_DROPPED)
 def test_one_poison_message_in_ten_fails_alone(sale: Sale) -> None:
     good = [event(CREATED, f"agmt-{number}") for number in range(9)]
     assert deliver(*good[:4], "{not json", *good[4:]) == ["m4"]
@@ -50,11 +52,13 @@ def test_a_batch_of_poison_fails_message_by_message(sale: Sale) -> None:
     assert sale.facts.of_buyer(BUYER) == ()
 
 
+@pytest.mark.protects(Weakness.LATE_EVENT_REVIVES)
 def test_a_message_delivered_twice_counts_once(sale: Sale) -> None:
     assert deliver(event(LICENSED), event(LICENSED)) == []
     assert len(sale.facts.of_buyer(BUYER)) == 1
 
 
+@pytest.mark.protects(Weakness.UNKNOWN_MESSAGE_IS_DROPPED)
 @pytest.mark.parametrize(
     ("bodies", "metric"),
     [(["{"], "MalformedEvent"), ([event("Purchase Agreement Frozen - Proposer")], "UnknownEvent")],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from marketplace_constructs.domain.agreements import Agreement, Fact, Key, agreements_of
@@ -19,6 +19,12 @@ from marketplace_constructs.runtime.agreements.gate_entries import GateEntries, 
 from marketplace_constructs.runtime.clock import Clock
 
 _ROUNDS: Final = 5
+MAY_COME_TO_BE: Final = timedelta(minutes=30)
+"""How long after its promise a key may be missing now and be there later.
+
+Who makes it is ended after 28 s, in the middle of the SDK's tries if need be, of which each waits 13 s at most. Who
+looks for it may look at what was so when its run began, 15 min ago: no function lives longer. What is left is for
+clocks that differ. Source: Lambda developer guide, quotas: function timeout (read 2026-11-21)."""
 
 
 class AccessUnsettledError(Exception):
@@ -113,15 +119,11 @@ class Access:
             return
         # The gate first: it answers within its cache time, however slow API Gateway is to forget a key.
         self._put(entry)
-        if key.is_live(self._clock()):
+        now = self._clock()
+        if key.is_live(now):
             self._shut_out(key)
-        elif key.api_key_id is not None or not key.is_abandoned:
-            # Nobody can use it again, and an account holds 10,000 keys at most.
-            found = self._found(key)
-            if found is not None:
-                self._api_keys.delete(found.id)
+        elif self._remove(key, now):
             self._put(replace(entry, is_removed=True))
-        # Else it was abandoned before anybody knew that it exists: the reconciliation removes what bears its name.
 
     @staticmethod
     def _entry(wanted: Wanted, facts: tuple[Fact, ...]) -> GateEntry:
@@ -142,6 +144,19 @@ class Access:
         if key.api_key_id is not None:
             return self._api_keys.get(key.api_key_id)
         return next((found for found in self._api_keys.named(key.name) if found.name == key.name), None)
+
+    def _remove(self, key: Key, now: datetime) -> bool:
+        """Delete a key that nobody can use again: an account holds 10,000 at most. Whether it is gone for good."""
+        if key.api_key_id is not None:
+            self._api_keys.delete(key.api_key_id)
+            return True
+        if key.is_abandoned:
+            # Its maker does not know whether it came to be: the reconciliation removes what bears its name.
+            return False
+        found = self._found(key)
+        if found is not None:
+            self._api_keys.delete(found.id)
+        return now >= key.issued_at + MAY_COME_TO_BE
 
     def _let_in(self, wanted: Wanted) -> None:
         found = self._found(wanted.key)

@@ -126,11 +126,16 @@ class ApiGatewayKeys:
                 raise
 
     def members(self, usage_plan_id: str) -> frozenset[str]:
-        """Ids of the keys in a plan."""
+        """Ids of the keys in a plan; a plan that is gone has none."""
         pages = self._client.get_paginator("get_usage_plan_keys").paginate(
             usagePlanId=usage_plan_id, PaginationConfig={"PageSize": 500}
         )
-        return frozenset(key["id"] for page in pages for key in page["items"])
+        try:
+            return frozenset(key["id"] for page in pages for key in page["items"])
+        except ClientError as error:
+            if error_code(error) == "NotFoundException":
+                return frozenset()
+            raise
 
     def is_member(self, usage_plan_id: str, api_key_id: str) -> bool:
         """Whether a key is in a plan."""

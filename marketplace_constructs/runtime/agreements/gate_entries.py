@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from botocore.exceptions import ClientError
 
+from marketplace_constructs.domain.plan_versions import Assignment, plan_at
 from marketplace_constructs.runtime.aws import error_code
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class GateEntry:
         facts_seen: How many facts of the buyer this answer rests on. Facts are only added, so an answer that rests
             on fewer is older and never replaces a newer one.
         open_until: A rotated key works until then.
+        assignments: The agreement's plans from the one in force on; empty where the product is sold without documents.
         is_removed: The API key behind it is gone for good, so that nobody need look again.
     """
 
@@ -33,11 +36,16 @@ class GateEntry:
     is_open: bool
     facts_seen: int
     open_until: datetime | None = None
+    assignments: tuple[Assignment, ...] = ()
     is_removed: bool = False
 
     def opens(self, now: datetime) -> bool:
         """Whether the key opens the API now."""
         return self.is_open and (self.open_until is None or now < self.open_until)
+
+    def plan_at(self, now: datetime) -> str | None:
+        """The plan in force, as ``id@version``."""
+        return plan_at(self.assignments, now)
 
 
 class GateEntries(Protocol):
@@ -71,6 +79,7 @@ class DynamoDbGateEntries:
                     "is_open": {"BOOL": entry.is_open},
                     "facts_seen": {"N": str(entry.facts_seen)},
                     "is_removed": {"BOOL": entry.is_removed},
+                    "assignments": {"L": [_assignment_item(assignment) for assignment in entry.assignments]},
                     **until,
                 },
                 ConditionExpression="attribute_not_exists(key_sha256) OR facts_seen <= :seen",
@@ -96,5 +105,17 @@ class DynamoDbGateEntries:
             is_open=item["is_open"]["BOOL"],
             facts_seen=int(item["facts_seen"]["N"]),
             open_until=datetime.fromisoformat(until) if until else None,
+            assignments=tuple(
+                Assignment(
+                    plan=member["M"]["plan"]["S"],
+                    takes_effect_at=datetime.fromisoformat(member["M"]["takes_effect_at"]["S"]),
+                )
+                for member in item.get("assignments", {}).get("L", [])
+            ),
             is_removed=item.get("is_removed", {}).get("BOOL", False),
         )
+
+
+def _assignment_item(assignment: Assignment) -> AttributeValueTypeDef:
+    takes_effect_at = assignment.takes_effect_at.astimezone(UTC).isoformat()
+    return {"M": {"plan": {"S": assignment.plan}, "takes_effect_at": {"S": takes_effect_at}}}

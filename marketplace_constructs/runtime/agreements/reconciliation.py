@@ -107,7 +107,7 @@ class Outcome:
 
     Args:
         buyers: How many were looked at.
-        failed: How many could not be settled.
+        failed: How many could not be settled, or not all of whose agreements AWS would tell of.
         orphans: Keys removed that belonged to no agreement.
     """
 
@@ -149,14 +149,17 @@ def reconcile(
             fact.key_name for fact in known if fact.kind is FactKind.KEY_ISSUED and fact.key_sha256 not in abandoned
         }
         try:
-            for agreement in service.agreements(buyer):
-                if _is_to_be_observed(agreement, observes_all=observes_all, now=clock()):
-                    service.observe(agreement)
+            is_observed = [
+                _observe(service, agreement)
+                for agreement in service.agreements(buyer)
+                if _is_to_be_observed(agreement, observes_all=observes_all, now=clock())
+            ]
             agreements = access.make_match(buyer)
         except (ClientError, BotoCoreError, AccessUnsettledError) as error:
             failed += 1
             logger.error("buyer not settled", extra={"buyer": buyer, "error": error_code(error)})
             continue
+        failed += not all(is_observed)
         for agreement in agreements:
             for alarm in agreement.alarms:
                 count("AgreementNeedsAttention")
@@ -165,6 +168,16 @@ def reconcile(
     for api_key_id in orphans:
         api_keys.delete(api_key_id)
     return Outcome(buyers=buyers, failed=failed, orphans=len(orphans))
+
+
+def _observe(service: AgreementsService, agreement: Agreement) -> bool:
+    """Ask AWS about one agreement; whether it answered. What is known of the buyer counts all the same."""
+    try:
+        service.observe(agreement)
+    except (ClientError, BotoCoreError) as error:
+        logger.error("agreement not observed", extra={"agreement": agreement.id, "error": error_code(error)})
+        return False
+    return True
 
 
 def _is_to_be_observed(agreement: Agreement, *, observes_all: bool, now: datetime) -> bool:

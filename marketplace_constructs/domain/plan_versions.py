@@ -1,0 +1,132 @@
+"""Which table of a plan holds from which hour on, and which plan an agreement has from which hour on.
+
+Both only ever grow by later hours, so that an hour that is over is judged alike for ever. Standard library only, and
+little of it: the gate imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+HOUR: Final = timedelta(hours=1)
+LEAD: Final = timedelta(minutes=5)
+"""How long before an hour begins what holds in it is settled: caches that last a minute have seen it by then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanVersion:
+    """What holds for one plan from an hour on.
+
+    Args:
+        plan: ``id@version``.
+        holds_from: A whole hour, UTC.
+        number: 1, or more where earlier deployments spoke of the same hour before it began: the largest holds.
+        digest: Names the plan's table.
+        usage_plan_id: The usage plan that the keys of the plan's agreements are in.
+        segment: The consumers it is for.
+        channel: ``Marketplace`` is metered; ``Direct`` and ``Internal`` are reported only.
+        assign_to: The plan's AssignTo as JSON text; empty for a plan that is in the stack no more, which nobody is
+            given and whoever has it keeps.
+        routes: What may be called, as ``METHOD /path``.
+    """
+
+    plan: str
+    holds_from: datetime
+    number: int = 1
+    digest: str
+    usage_plan_id: str
+    segment: str = ""
+    channel: str = ""
+    assign_to: str = ""
+    routes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """An agreement has a plan from a whole hour on.
+
+    Args:
+        plan: ``id@version``.
+        takes_effect_at: A whole hour, UTC.
+    """
+
+    plan: str
+    takes_effect_at: datetime
+
+
+def hour_of(moment: datetime) -> datetime:
+    """When the hour of a moment began, UTC."""
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def plan_at(assignments: Iterable[Assignment], when: datetime) -> str | None:
+    """The plan that is in force.
+
+    Args:
+        assignments: At most one an hour.
+        when: Any moment.
+    """
+    begun = [assignment for assignment in assignments if assignment.takes_effect_at <= when]
+    return max(begun, key=lambda assignment: assignment.takes_effect_at).plan if begun else None
+
+
+def from_now_on(assignments: Iterable[Assignment], now: datetime) -> tuple[Assignment, ...]:
+    """The assignment in force, and those to come, earliest first."""
+    ordered = sorted(assignments, key=lambda assignment: assignment.takes_effect_at)
+    begun = [assignment.takes_effect_at for assignment in ordered if assignment.takes_effect_at <= now]
+    return tuple(assignment for assignment in ordered if not begun or assignment.takes_effect_at >= begun[-1])
+
+
+def next_hour(now: datetime) -> datetime:
+    """The next whole hour that is at least LEAD away."""
+    return hour_of(now + LEAD - timedelta(microseconds=1)) + HOUR
+
+
+def holding(versions: Iterable[PlanVersion], at: datetime) -> dict[str, PlanVersion]:
+    """What holds for each plan at a moment, by ``id@version``; a plan of which nothing holds yet is not in it."""
+    begun = (version for version in versions if version.holds_from <= at)
+    return {version.plan: version for version in sorted(begun, key=_order)}
+
+
+def due_versions(
+    known: Iterable[PlanVersion], deployed: Iterable[tuple[PlanVersion, datetime | None]], *, now: datetime
+) -> tuple[PlanVersion, ...]:
+    """What a deployment adds to what holds, so that it holds what was deployed; nothing where that is so already.
+
+    The first version of a plan holds from the hour that has begun: nothing can have been billed under it. A later one
+    waits for the next whole hour that is at least LEAD away, and replaces whatever an earlier deployment meant to hold
+    from then on: a deployment that is rolled back before its hour begins never holds.
+
+    Args:
+        known: All versions of all plans of the stack.
+        deployed: What is to hold of each plan, with the hour from which at the earliest, where its document says so.
+            Hour and number of these are of no account.
+        now: The present moment.
+
+    Returns:
+        Versions with hours and numbers of their own; also a last one for each plan that is deployed no more.
+    """
+    last: dict[str, PlanVersion] = {version.plan: version for version in sorted(known, key=_order)}
+    wanted = {version.plan: (version, earliest) for version, earliest in deployed}
+    gone = {plan: (replace(version, assign_to=""), None) for plan, version in last.items() if plan not in wanted}
+    due = []
+    for plan, (version, earliest) in sorted({**gone, **wanted}.items()):
+        before = last.get(plan)
+        if before is not None and _says(before) == _says(version):
+            continue
+        hour = hour_of(now) if before is None else next_hour(now)
+        hour = max(hour, earliest or hour, before.holds_from if before else hour)
+        number = before.number + 1 if before is not None and before.holds_from == hour else 1
+        due.append(replace(version, holds_from=hour, number=number))
+    return tuple(due)
+
+
+def _order(version: PlanVersion) -> tuple[datetime, int]:
+    return version.holds_from, version.number
+
+
+def _says(version: PlanVersion) -> tuple[str, str, str]:
+    return version.digest, version.usage_plan_id, version.assign_to

@@ -1,0 +1,143 @@
+"""Where plan versions are kept: added, never changed. The gate imports this, so it is little."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from botocore.exceptions import ClientError
+
+from marketplace_constructs.domain.plan_versions import PlanVersion, holding, hour_of
+from marketplace_constructs.runtime.aws import error_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+FRESH_FOR: Final = timedelta(seconds=60)
+"""How long what was read is relied on, and never beyond its hour.
+
+What holds in an hour is settled before it begins; only a plan's first version comes within one."""
+
+
+class PlanVersions(Protocol):
+    """All versions of all plans of one SellableApi."""
+
+    def versions(self) -> tuple[PlanVersion, ...]:
+        """Every version that there ever was or is to be."""
+        ...
+
+    def holding(self, plan: str, at: datetime) -> PlanVersion | None:
+        """What holds for a plan, ``id@version``, at a moment; None while nothing does."""
+        ...
+
+    def add(self, version: PlanVersion) -> bool:
+        """Record a version unless the plan has one of its hour and number; whether it was recorded now."""
+        ...
+
+
+class DynamoDbPlanVersions:
+    """Versions in DynamoDB: partition key ``plan``, sort key ``holds_from``.
+
+    The sort key is the hour, such as ``2026-12-01T00:00:00Z``; a second deployment for the same hour appends ``#02``.
+    """
+
+    def __init__(self, client: DynamoDBClient, table: str) -> None:
+        self._client: Final = client
+        self._table: Final = table
+
+    def versions(self) -> tuple[PlanVersion, ...]:
+        """Every version."""
+        pages = self._client.get_paginator("scan").paginate(TableName=self._table, ConsistentRead=True)
+        return tuple(_read(item) for page in pages for item in page["Items"])
+
+    def holding(self, plan: str, at: datetime) -> PlanVersion | None:
+        """What holds for a plan: one item is read."""
+        items = self._client.query(
+            TableName=self._table,
+            ConsistentRead=True,
+            KeyConditionExpression="#plan = :plan AND holds_from <= :last",
+            ExpressionAttributeNames={"#plan": "plan"},
+            # Every number of the hour sorts before the tilde.
+            ExpressionAttributeValues={":plan": {"S": plan}, ":last": {"S": f"{_hour_text(hour_of(at))}~"}},
+            ScanIndexForward=False,
+            Limit=1,
+        )["Items"]
+        return _read(items[0]) if items else None
+
+    def add(self, version: PlanVersion) -> bool:
+        """Record a version unless it is there."""
+        suffix = f"#{version.number:02}" if version.number > 1 else ""
+        try:
+            self._client.put_item(
+                TableName=self._table,
+                Item={
+                    "plan": {"S": version.plan},
+                    "holds_from": {"S": f"{_hour_text(version.holds_from)}{suffix}"},
+                    "digest": {"S": version.digest},
+                    "usage_plan_id": {"S": version.usage_plan_id},
+                    "segment": {"S": version.segment},
+                    "channel": {"S": version.channel},
+                    "assign_to": {"S": version.assign_to},
+                    "routes": {"L": [{"S": route} for route in sorted(version.routes)]},
+                },
+                ConditionExpression="attribute_not_exists(holds_from)",
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+
+class HeldPlans:
+    """What holds, without a question to the table for each buyer."""
+
+    def __init__(self, versions: PlanVersions) -> None:
+        self._versions: Final = versions
+        self._known: tuple[PlanVersion, ...] = ()
+        self._read_at: datetime | None = None
+
+    def at(self, now: datetime, *, named: Collection[str] = ()) -> dict[str, PlanVersion]:
+        """By ``id@version``.
+
+        Args:
+            now: The present moment.
+            named: Plans that somebody knows of. One that is new here is asked for, lest whoever has it be shut out.
+        """
+        if not {version.plan for version in self._known}.issuperset(named):
+            self._read_at = None
+        return holding(self._all(now), now)
+
+    def usage_plan_ids(self, now: datetime) -> frozenset[str]:
+        """Of every version that there ever was."""
+        return frozenset(version.usage_plan_id for version in self._all(now))
+
+    def _all(self, now: datetime) -> tuple[PlanVersion, ...]:
+        if not is_fresh(self._read_at, now):
+            self._known, self._read_at = self._versions.versions(), now
+        return self._known
+
+
+def is_fresh(read_at: datetime | None, now: datetime) -> bool:
+    """Whether what was read then still holds."""
+    return read_at is not None and now < read_at + FRESH_FOR and hour_of(now) == hour_of(read_at)
+
+
+def _hour_text(hour: datetime) -> str:
+    return f"{hour.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _read(item: Mapping[str, Any]) -> PlanVersion:
+    hour, _, number = item["holds_from"]["S"].partition("#")
+    return PlanVersion(
+        plan=item["plan"]["S"],
+        holds_from=datetime.fromisoformat(hour),
+        number=int(number or 1),
+        digest=item["digest"]["S"],
+        usage_plan_id=item["usage_plan_id"]["S"],
+        segment=item["segment"]["S"],
+        channel=item["channel"]["S"],
+        assign_to=item["assign_to"]["S"],
+        routes=frozenset(route["S"] for route in item["routes"]["L"]),
+    )

@@ -1,0 +1,186 @@
+"""``sellable agreements assign``: the operator sees what changes first, and cannot assign what is not there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+
+import pytest
+from click.testing import CliRunner, Result
+
+from marketplace_constructs.cli.agreements import _Sale, assign
+from marketplace_constructs.domain.agreements import Fact, FactKind
+from marketplace_constructs.domain.errors import MarketplaceConstructsError
+from marketplace_constructs.domain.plan_table import Cell, LineState, PlanTable, RouteAccess
+from marketplace_constructs.domain.plan_versions import HOUR, PlanVersion, hour_of, next_hour
+from marketplace_constructs.domain.product import AgreementKind, Metering, PricingModel
+from marketplace_constructs.runtime.memory import MemoryFacts
+from marketplace_constructs.runtime.settings import ReconciliationSettings
+
+SETTINGS = ReconciliationSettings(
+    product_code="abc123",
+    agreement_kind=AgreementKind.CONCURRENT,
+    pricing_model=PricingModel.SUBSCRIPTION,
+    metering=Metering.PIPELINE,
+    metering_region="us-east-1",
+    facts_table="facts",
+    keys_table="keys",
+    usage_plan_id="",
+    key_prefix="Sale/",
+    plans_table="plans",
+    contacts_table="contacts",
+    sender="",
+    seller_name="",
+    support_contact="",
+    observe_every_hours=24,
+)
+
+
+def table(plan: str, *allowed: str) -> PlanTable:
+    return PlanTable(
+        plan=plan,
+        product="nouns",
+        segment="retail",
+        channel="Marketplace",
+        routes=tuple(
+            RouteAccess(method=method, path="/v1/nouns", is_allowed=method in allowed) for method in ("GET", "POST")
+        ),
+        cells=(Cell(method="GET", path="/v1/nouns", dimension="calls", state=LineState.BILLABLE, metric="requests"),),
+    )
+
+
+TABLES = {"reader@1": table("reader@1", "GET"), "writer@1": table("writer@1", "GET", "POST")}
+
+
+class LocalSale(_Sale):
+    """A deployed sale whose tables are at hand."""
+
+    def __init__(self, settings: ReconciliationSettings = SETTINGS, *, failure: str = "") -> None:
+        super().__init__("Sale", None)
+        self.settings = settings
+        self.failure = failure
+        self.reconciled: list[str] = []
+        start = datetime.now(UTC) - timedelta(days=30)
+        self.store = MemoryFacts()
+        for number, (kind, members) in enumerate(
+            [
+                (FactKind.REGISTERED, {"product_code": "abc123"}),
+                (FactKind.ACTIVATED, {"license_arn": "l-1"}),
+                (FactKind.ASSIGNED, {"plan": "reader@1", "takes_effect_at": hour_of(start)}),
+            ]
+        ):
+            fact = Fact(id=str(number), kind=kind, buyer="111122223333", at=start, agreement_id="agmt-one")
+            self.store.add(replace(fact, **members))  # type: ignore[arg-type]
+
+    @cached_property
+    def _function(self) -> tuple[str, ReconciliationSettings]:
+        return "function", self.settings
+
+    @cached_property
+    def facts(self) -> MemoryFacts:  # type: ignore[override]
+        return self.store
+
+    @cached_property
+    def versions(self) -> tuple[PlanVersion, ...]:
+        since = hour_of(datetime.now(UTC)) - 10 * HOUR
+        held = [
+            PlanVersion(plan=plan, holds_from=since, digest=plan, usage_plan_id=f"plan-of-{plan}") for plan in TABLES
+        ]
+        return (*held, replace(held[0], plan="later@1", holds_from=since + 100 * HOUR))
+
+    def _limits(self, usage_plan_id: str) -> dict[str, str]:
+        return {"throttle": "10/s, burst 20", "quota": usage_plan_id}
+
+    def _table(self, version: PlanVersion) -> PlanTable:
+        return TABLES[version.digest]
+
+    def reconcile(self, buyer: str) -> str:
+        self.reconciled.append(buyer)
+        return self.failure
+
+    @property
+    def assigned(self) -> list[tuple[str | None, datetime | None]]:
+        facts = self.store.of_buyer("111122223333")
+        return [(f.plan, f.takes_effect_at) for f in facts if f.kind is FactKind.ASSIGNED][1:]
+
+
+def run(sale: LocalSale, *arguments: str, says: str | None = None) -> Result:
+    return CliRunner().invoke(assign, arguments, obj=sale, input=says, standalone_mode=False)
+
+
+def test_it_shows_what_changes_and_asks_and_then_records_the_move_for_the_next_hour() -> None:
+    sale = LocalSale()
+    possible = {next_hour(datetime.now(UTC))}
+    done = run(sale, "agmt-one", "writer@1", says="y\n")
+    possible.add(next_hour(datetime.now(UTC)))
+    assert done.return_value == 0
+    ((_, hour),) = sale.assigned
+    assert hour in possible
+    assert done.stdout.splitlines() == [
+        f"agmt-one: reader@1 -> writer@1, from {hour:%Y-%m-%dT%H:%MZ}",
+        "  opened on POST /v1/nouns: refused -> allowed",
+        "  quota: plan-of-reader@1 -> plan-of-writer@1",
+        "assigned",
+    ]
+    assert sale.assigned == [("writer@1", hour)]
+    assert sale.reconciled == ["111122223333"]
+
+
+@pytest.mark.parametrize("says", ["n\n", "\n"])
+def test_nothing_is_recorded_unless_the_answer_is_yes(says: str) -> None:
+    sale = LocalSale()
+    done = run(sale, "agmt-one", "writer@1", says=says)
+    assert done.return_value == 1
+    assert "nothing was assigned" in done.stdout
+    assert (sale.assigned, sale.reconciled) == ([], [])
+
+
+def test_json_is_one_document_and_an_hour_can_be_named() -> None:
+    sale = LocalSale()
+    hour = hour_of(datetime.now(UTC)) + 48 * HOUR
+    done = run(sale, "agmt-one", "writer@1", "--from", f"{hour:%Y-%m-%dT%H:%M:%SZ}", "--yes", "--format", "json")
+    document = json.loads(done.stdout)
+    assert (document["schema_version"], document["old"], document["new"]) == (1, "reader@1", "writer@1")
+    assert document["assigned"] is True
+    assert {change["kind"] for change in document["changes"]} == {"access", "limit"}
+    assert sale.assigned == [("writer@1", hour)]
+    again = run(sale, "agmt-one", "reader@1", "--yes")
+    assert f"from {hour:%Y-%m-%dT%H:%MZ} it has writer@1" in again.stdout
+
+
+@pytest.mark.parametrize("text", ["2026-01-01T00:00:00Z", "2999-01-01T00:30:00Z", "tomorrow", ""])
+def test_fails_when_the_hour_is_over_or_not_whole(text: str) -> None:
+    sale = LocalSale()
+    done = run(sale, "agmt-one", "writer@1", "--from", text, "--yes")
+    assert "expected a whole hour to come" in str(done.exception)
+    assert sale.assigned == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code", "says"),
+    [
+        (["agmt-one", "unheard-of@1"], SETTINGS, "MP-CLI-15", "reader@1, writer@1"),
+        (["agmt-one", "later@1"], SETTINGS, "MP-CLI-15", "reader@1, writer@1"),
+        (["agmt-two", "writer@1"], SETTINGS, "MP-CLI-12", "agmt-two"),
+        (["agmt-one", "writer@1"], replace(SETTINGS, plans_table=""), "MP-CLI-14", "without documents"),
+    ],
+)
+def test_fails_when_there_is_no_such_plan_or_agreement(
+    arguments: list[str], settings: ReconciliationSettings, code: str, says: str
+) -> None:
+    sale = LocalSale(settings)
+    done = run(sale, *arguments, "--yes")
+    assert isinstance(done.exception, MarketplaceConstructsError)
+    assert done.exception.codes == (code,)
+    assert says in str(done.exception)
+    assert sale.assigned == []
+
+
+def test_fails_when_the_gate_could_not_be_told_and_says_how_to_repair_it() -> None:
+    sale = LocalSale(failure="ThrottlingException")
+    done = run(sale, "agmt-one", "writer@1", "--yes")
+    assert "MP-CLI-13" in str(done.exception)
+    assert "sellable agreements repair 111122223333" in str(done.exception)
+    assert len(sale.assigned) == 1
