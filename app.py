@@ -1,7 +1,8 @@
 """Two ways to sell the proper-noun search: to legacy agreements, and to Concurrent Agreements.
 
 Only this file reads the environment. Which of the two is yours: a product that was created since 2026-06-01
-has Concurrent Agreements.
+has Concurrent Agreements. The one is sold by the call, and the other by the documents in monetization/; each may
+be sold either way.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
 
-from marketplace_constructs import Dimension, Product, SubscriptionRelayStack
+from marketplace_constructs import Monetization, Product, SubscriptionRelayStack
 from stacks.sellable_api_stack import SellableApiStack
 
 # The command line hands over cdk.json's context by itself; python app.py alone must give the same templates.
@@ -45,9 +46,9 @@ SellableApiStack(
 concurrent = SellableApiStack(
     app,
     "ConcurrentSale",
-    product=Product.concurrent(
-        setting("concurrent_product_code") or "exampleconcurrentcode",
-        dimensions=[Dimension.requests("calls")],
+    monetization=Monetization.from_directory(
+        Path(__file__).parent / "monetization",
+        product_code=setting("concurrent_product_code") or "exampleconcurrentcode",
     ),
     support_contact=support_contact,
     sender=sender,

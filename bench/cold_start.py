@@ -7,9 +7,7 @@ handler made and repeats the very calls, which a first run wrote down. AWS is a 
 from __future__ import annotations
 
 import argparse
-import compileall
 import json
-import py_compile
 import sys
 import tempfile
 import threading
@@ -61,7 +59,8 @@ class Stub(BaseHTTPRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=9)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--python", default=sys.executable, help="the interpreter to start; Lambda's is 3.13")
+    arguments = parser.parse_args()
     zipped = Path(run([sys.executable, "-c", BUNDLE]).output.strip())
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -69,16 +68,16 @@ def main() -> None:
         code = Path(scratch) / "code"
         zipfile.ZipFile(zipped).extractall(code)
         unzipped = sum(path.stat().st_size for path in code.rglob("*") if path.is_file())
-        compileall.compile_dir(code, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+        run([arguments.python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(code)])
         show_size("zipped", zipped.stat().st_size, 50)
         show_size("unzipped", unzipped, 250)
         # Without the environment's own packages and what they hook into each start.
-        start = [sys.executable, "-I", "-S", str(STARTER), str(code), f"http://127.0.0.1:{server.server_port}"]
+        start = [arguments.python, "-I", "-S", str(STARTER), str(code), f"http://127.0.0.1:{server.server_port}"]
         handlers = json.loads(run([*start, "list"]).output)
         for handler in handlers:
             calls = Path(scratch) / "calls.json"
             calls.write_text(last_line(run([*start, "record", handler])))
-            compare(handler, [*start, "start", handler], [*start, "bare", str(calls)], pairs)
+            compare(handler, [*start, "start", handler], [*start, "bare", str(calls)], arguments.pairs)
     server.shutdown()
 
 

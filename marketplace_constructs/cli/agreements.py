@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from marketplace_constructs.cli.group import common_options
-from marketplace_constructs.domain.agreements import Agreement, Fact, agreements_of
+from marketplace_constructs.domain.agreements import Agreement, Fact, FactKind, agreements_of
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
+from marketplace_constructs.domain.plan_versions import PlanVersion, deployed, holding, hour_of, next_hour
 
 if TYPE_CHECKING:
+    from marketplace_constructs.domain.plan_table import PlanTable
+    from marketplace_constructs.policy.comparison import Change
     from marketplace_constructs.runtime.agreements.facts import FactStore
     from marketplace_constructs.runtime.onboarding.contacts import Contacts
     from marketplace_constructs.runtime.settings import ReconciliationSettings
 
 _SCHEMA_VERSION: Final = 1
 _HANDLER: Final = "marketplace_constructs.runtime.agreements.reconciliation.handler"
+_PLANS_HANDLER: Final = "marketplace_constructs.runtime.plans.handler"
+_ROUTES_SHOWN: Final = 4
 
 
 @click.group("agreements")
@@ -32,7 +38,7 @@ def command(ctx: click.Context, *, stack: str, product_code: str | None) -> None
     """What is known of each buyer's agreements, and why.
 
     Account and Region are those of the AWS configuration. Reads the stack's
-    table of facts, and changes nothing but by repair and forget.
+    table of facts, and changes nothing but by assign, repair and forget.
     """
     ctx.obj = _Sale(stack, product_code)
 
@@ -94,6 +100,133 @@ def forget(sale: _Sale, *, agreement_id: str, output: str) -> int:
     return 0
 
 
+@command.command("assign")
+@click.argument("agreement_id", metavar="AGREEMENT")
+@click.argument("plan", metavar="PLAN@V")
+@click.option("--from", "hour_text", metavar="HOUR", help="A whole hour, UTC, to come. Left out, the next one.")
+@click.option(
+    "--pool",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The documents: prices are compared too.",
+)
+@click.option(
+    "--routes",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Routes of the API, for --pool.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common_options
+@click.pass_obj
+def assign(
+    sale: _Sale,
+    *,
+    agreement_id: str,
+    plan: str,
+    hour_text: str | None,
+    pool: Path | None,
+    routes: Path | None,
+    yes: bool,
+    output: str,
+) -> int:
+    """Give an agreement another plan, from a whole hour on.
+
+    Shows what changes for the buyer, asks, and records it. At that hour the
+    gate goes by the new plan; a minute later the keys, whose values stay as
+    they are, are in its usage plan. Renewals keep the plan. Exits with 1 where
+    nothing was recorded because the answer was no.
+    """
+    if (pool is None) != (routes is None):
+        raise click.UsageError("--pool and --routes go together")
+    hour = _hour(hour_text, datetime.now(UTC))
+    agreement, _, _ = sale.agreement(agreement_id)
+    version, former = sale.version(plan, hour), agreement.plan_at(hour)
+    if pool is None or routes is None:
+        before = holding(sale.versions, hour).get(former) if former else None
+        changes = sale.changes(before, version)
+    else:
+        changes = _priced_changes(pool, routes, former, plan)
+    later = [one for one in agreement.assignments if one.takes_effect_at > hour]
+    if output == "text":
+        click.echo(f"{agreement.id}: {former or 'no plan'} -> {plan}, from {hour:%Y-%m-%dT%H:%MZ}")
+        for line in [_change(change) for change in changes] or ["nothing changes for the buyer"]:
+            click.echo(f"  {line}")
+        for one in later:
+            click.echo(f"  from {one.takes_effect_at:%Y-%m-%dT%H:%MZ} it has {one.plan}, as was assigned before")
+    is_wanted = yes or click.confirm("Assign?", err=True)
+    failed = sale.assign(agreement, plan, hour) if is_wanted else ""
+    if output == "json":
+        _print_json(
+            agreement=agreement.id,
+            old=former,
+            new=plan,
+            takes_effect_at=hour.isoformat(),
+            changes=[change.to_json() for change in changes],
+            later=[{"plan": one.plan, "takes_effect_at": one.takes_effect_at.isoformat()} for one in later],
+            assigned=is_wanted,
+        )
+    if failed:
+        raise _refusal(
+            "MP-CLI-13",
+            f"gate's answer for {agreement.buyer}, got {failed}; the plan is assigned, and expected there too by "
+            f"{hour:%H:%MZ}; run sellable agreements repair {agreement.buyer}",
+        )
+    if output == "text":
+        click.echo("assigned" if is_wanted else "nothing was assigned")
+    return 0 if is_wanted else 1
+
+
+def _hour(text: str | None, now: datetime) -> datetime:
+    """The hour that was asked for."""
+    if text is None:
+        return next_hour(now)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = now
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    hour = hour_of(moment)
+    if hour != moment or hour <= now:
+        raise click.BadParameter(
+            f"got {text!r}; expected a whole hour to come, UTC, such as {next_hour(now):%Y-%m-%dT%H:%MZ}",
+            param_hint="--from",
+        )
+    return hour
+
+
+def _priced_changes(directory: Path, routes: Path, old: str | None, new: str) -> tuple[Change, ...]:
+    """What changes by the documents, prices included."""
+    from marketplace_constructs.policy.comparison import Pair, Sold, compared
+    from marketplace_constructs.policy.evaluation import expand
+    from marketplace_constructs.policy.lint import load_pool
+    from marketplace_constructs.policy.routes import read_routes
+
+    pool, declared = load_pool(directory), tuple(read_routes(routes))
+
+    def sold(plan: str | None) -> Sold | None:
+        if plan is None:
+            return None
+        if plan not in pool.plans:
+            raise _refusal(
+                "MP-CLI-15",
+                f"plan of {directory}, got {plan}; expected one of {', '.join(sorted(pool.plans))}; leave --pool out",
+            )
+        entry = pool.plans[plan]
+        return Sold(pool, entry, expand(pool, entry.document, declared))
+
+    return compared(Pair(sold(old), sold(new), ("moved",)), has_routes=True).changes
+
+
+def _change(change: Change) -> str:
+    """A change in one line."""
+    more = len(change.routes) - _ROUTES_SHOWN
+    routes = ", ".join(change.routes[:_ROUTES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    direction = "" if change.direction == "same" else f"{change.direction}: "
+    what = " ".join(part for part in (change.subject or change.kind.value, change.dimension) if part)
+    return f"{direction}{what}{f' on {routes}' if routes else ''}: {change.old} -> {change.new}"
+
+
 @command.command("repair")
 @click.argument("buyer", metavar="BUYER")
 @common_options
@@ -135,18 +268,25 @@ class _Sale:
         return boto3.Session()
 
     @cached_property
-    def _function(self) -> tuple[str, ReconciliationSettings]:
-        from marketplace_constructs.runtime.settings import ReconciliationSettings, SettingsError
-
+    def _functions(self) -> list[Mapping[str, Any]]:
+        """The configuration of each function of the stack."""
         functions = self._session.client("lambda")
         pages = (
             self._session.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=self.stack)
         )
+        return [
+            functions.get_function_configuration(FunctionName=resource["PhysicalResourceId"])
+            for page in pages
+            for resource in page["StackResourceSummaries"]
+            if resource["ResourceType"] == "AWS::Lambda::Function"
+        ]
+
+    @cached_property
+    def _function(self) -> tuple[str, ReconciliationSettings]:
+        from marketplace_constructs.runtime.settings import ReconciliationSettings, SettingsError
+
         found = []
-        for resource in (resource for page in pages for resource in page["StackResourceSummaries"]):
-            if resource["ResourceType"] != "AWS::Lambda::Function":
-                continue
-            function = functions.get_function_configuration(FunctionName=resource["PhysicalResourceId"])
+        for function in self._functions:
             if function.get("Handler") != _HANDLER:
                 continue
             try:
@@ -183,7 +323,103 @@ class _Sale:
 
     def agreements(self, facts: tuple[Fact, ...]) -> tuple[Agreement, ...]:
         """The agreements that follow from the facts of one buyer, oldest first."""
-        return agreements_of(facts, product=self._function[1].terms, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        plans = deployed(self.versions, now) if self._function[1].plans_table else None
+        return agreements_of(facts, product=self._function[1].terms, now=now, plans=plans)
+
+    @cached_property
+    def versions(self) -> tuple[PlanVersion, ...]:
+        """Every version of every plan."""
+        from marketplace_constructs.runtime.plan_versions import DynamoDbPlanVersions
+
+        return DynamoDbPlanVersions(self._session.client("dynamodb"), self._function[1].plans_table).versions()
+
+    def version(self, plan: str, at: datetime) -> PlanVersion:
+        """What holds for a plan at a moment."""
+        if not self._function[1].plans_table:
+            raise _refusal(
+                "MP-CLI-14",
+                f"stack {self.stack}, got a product that is sold without documents; expected plans; give SellableApi "
+                "monetization= instead of product=",
+            )
+        held = deployed(self.versions, at)
+        if plan not in held:
+            raise _refusal(
+                "MP-CLI-15",
+                f"plan, got {plan!r}; expected one that holds at {at:%Y-%m-%dT%H:%MZ}, {', '.join(sorted(held))}; "
+                "deploy it, or name another",
+            )
+        return held[plan]
+
+    def changes(self, old: PlanVersion | None, new: PlanVersion) -> tuple[Change, ...]:
+        """What changes for an agreement that moves, limits included."""
+        from marketplace_constructs.policy.comparison import Change, ChangeKind
+        from marketplace_constructs.policy.moves import moved
+
+        # A usage plan that left the stack limits nobody.
+        was = self._limits(old.usage_plan_id) if old and old.plan in deployed(self.versions, old.holds_from) else {}
+        now = self._limits(new.usage_plan_id)
+        limits = [
+            Change(kind=ChangeKind.LIMIT, subject=name, old=was.get(name, "none"), new=now.get(name, "none"))
+            for name in sorted({*was, *now})
+            if was.get(name) != now.get(name)
+        ]
+        return (*moved(self._table(old) if old else None, self._table(new)), *limits)
+
+    def assign(self, agreement: Agreement, plan: str, hour: datetime) -> str:
+        """Record that an agreement has a plan, and tell the gate; what went wrong in that, or an empty text."""
+        now = datetime.now(UTC)
+        self.facts.add(
+            Fact(
+                id=f"{FactKind.ASSIGNED}#{agreement.id}#{hour.isoformat()}#{now.isoformat()}",
+                kind=FactKind.ASSIGNED,
+                buyer=agreement.buyer,
+                at=now,
+                agreement_id=agreement.id,
+                plan=plan,
+                takes_effect_at=hour,
+                note="by an operator",
+            )
+        )
+        # The gate knows of it before the hour, and so needs nobody at the hour itself.
+        return self.reconcile(agreement.buyer)
+
+    def _limits(self, usage_plan_id: str) -> dict[str, str]:
+        """The limits of a usage plan, in words."""
+        plan = self._session.client("apigateway").get_usage_plan(usagePlanId=usage_plan_id)
+        paces = {"throttle": plan.get("throttle")}
+        for stage in plan.get("apiStages", []):
+            for place, throttle in stage.get("throttle", {}).items():
+                path, _, method = place.rpartition("/")
+                paces[f"throttle of {method} {path}"] = throttle
+        limits = {
+            name: f"{pace.get('rateLimit', 0):g}/s, burst {pace.get('burstLimit', 0)}"
+            for name, pace in paces.items()
+            if pace
+        }
+        if quota := plan.get("quota"):
+            limits["quota"] = f"{quota['limit']:,} a {quota['period'].lower()}"
+        return limits
+
+    def _table(self, version: PlanVersion) -> PlanTable:
+        """A plan's table, from the bucket that its stack keeps them in."""
+        from marketplace_constructs.domain.plan_table import PlanTable
+        from marketplace_constructs.runtime.plan_tables import S3PlanTables
+        from marketplace_constructs.runtime.settings import PlansSettings
+
+        text = None
+        for function in self._functions:
+            if function.get("Handler") == _PLANS_HANDLER:
+                settings = PlansSettings.from_environment(function["Environment"]["Variables"])
+                if settings.plans_table == self._function[1].plans_table:
+                    text = S3PlanTables(self._session.client("s3"), settings.tables_bucket).get(version.digest)
+        if text is None:
+            raise _refusal(
+                "MP-CLI-16",
+                f"table {version.digest} of plan {version.plan}, got none in stack {self.stack}; expected the one that "
+                "was deployed; give --pool and --routes to compare the documents instead",
+            )
+        return PlanTable.from_text(text)
 
     def buyers(self) -> Iterator[tuple[tuple[Fact, ...], tuple[Agreement, ...]]]:
         """Every buyer's facts, and the agreements that follow from them."""
@@ -237,6 +473,7 @@ def _why(agreement: Agreement) -> list[str]:
         reasons.append(f"ended {_at(agreement.ended_at)}, cause {agreement.cause or 'not told'}")
     if agreement.successor:
         reasons.append(f"continued by {agreement.successor}")
+    reasons += [f"{one.plan} from {one.takes_effect_at:%Y-%m-%dT%H:%MZ}" for one in agreement.assignments]
     said = [f"{access}: {', '.join(reasons)}"]
     if agreement.predecessor:
         said.append(f"continues {agreement.predecessor}, with its registration and its keys")
@@ -264,6 +501,11 @@ def _to_json(agreement: Agreement) -> dict[str, object]:
         "license_arn": agreement.license_arn,
         "predecessor": agreement.predecessor,
         "successor": agreement.successor,
+        "offer_id": agreement.offer_id,
+        "plan": agreement.plan_at(datetime.now(UTC)),
+        "assignments": [
+            {"plan": one.plan, "takes_effect_at": one.takes_effect_at.isoformat()} for one in agreement.assignments
+        ],
         "keys": [
             {
                 "number": key.number,

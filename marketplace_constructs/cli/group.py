@@ -8,7 +8,15 @@ from typing import Any, Final, TypeVar
 
 import click
 
-_COMMANDS: Final = {"agreements": "agreements", "rehearse": "rehearse"}
+_COMMANDS: Final = {
+    "agreements": "agreements",
+    "diff": "diff",
+    "lint": "lint",
+    "openapi": "openapi",
+    "rehearse": "rehearse",
+    "schema": "schema",
+    "simulate": "simulate",
+}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 

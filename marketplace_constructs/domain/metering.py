@@ -25,6 +25,10 @@ MAX_ALLOCATIONS: Final = 2_500
 """Source: AWS Marketplace API reference, UsageRecord, UsageAllocations (read 2026-11-21)."""
 MAX_QUANTITY: Final = Decimal("9999999999.999999")
 """Source: AWS Marketplace API reference, UsageRecord, QuantityAsDecimal (read 2026-11-21)."""
+MAX_WHOLE_QUANTITY: Final = Decimal(2_147_483_647)
+"""Source: the same, Quantity."""
+KEPT: Final = timedelta(hours=48)
+"""How long before the last closed hour a ledger's state goes back: no hour before is ever worked out again."""
 OTHER: Final = "other"
 """The path of an allocation that stands for all that have none of their own."""
 
@@ -45,7 +49,7 @@ class LossReason(StrEnum):
     NOT_SUBSCRIBED = "not-subscribed"
     """AWS refused it each time: CustomerNotSubscribed."""
     REFUSED = "refused"
-    """AWS refused it by itself, each time, with an error of the request."""
+    """AWS refused it by itself, with an error of the request, until it took nothing that old any more."""
     TOO_MUCH = "too-much"
     """More than one record can hold, and no other hour is free."""
     RELEASED = "released"
@@ -95,8 +99,10 @@ class Buyer:
         customer_aws_account_id: With ``license_arn``, of a concurrent agreement; empty for a legacy one.
         license_arn: As ResolveCustomer or GetEntitlements spells it.
         customer_identifier: Of a legacy agreement, metered with the product code; empty for a concurrent one.
-        started_at: Nothing before counts.
+        started_at: Nothing before counts. A whole second, as AWS is told no smaller ones.
         ended_at: Nothing from then on counts; None while it lives.
+        slots_from: The first hour that is its own, where another agreement was metered under the same identity before:
+            AWS bills one record an hour for both. None where there was none.
     """
 
     customer_aws_account_id: str = ""
@@ -104,6 +110,7 @@ class Buyer:
     customer_identifier: str = ""
     started_at: datetime
     ended_at: datetime | None = None
+    slots_from: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +225,10 @@ class Manifest:
         sequence: From 1, without a gap.
         previous: SHA-256 of the link before; empty for the first.
         written_at: For people; nothing is decided by it.
+        read_at: When the log's files were listed that its closed hours rest on; None where it closes none. Whatever
+            files came later are looked through by the next one that closes any.
+        again: With ``read_at``: closed hours that are to be worked out again all the same, because some of their
+            usage found no slot yet.
     """
 
     sequence: int
@@ -227,6 +238,8 @@ class Manifest:
     records: tuple[Record, ...] = ()
     losses: tuple[Loss, ...] = ()
     settlements: tuple[Settlement, ...] = ()
+    read_at: datetime | None = None
+    again: tuple[datetime, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -255,14 +268,35 @@ class LedgerState:
 
     Args:
         sequence: Of the last manifest; 0 for an empty ledger.
-        records: Those that are open or in doubt; settled ones are in the chain alone.
+        records: Those that are open, in doubt, or lost for so short a time that an attempt of another process may still
+            show otherwise; all others are in the chain alone.
+        in_doubt: Ids of those in doubt.
+        lost: Ids of those lost, and why.
+        closed: The hours that may be worked out again.
+        read_at: Of the last manifest that closed an hour.
+        again: The same.
     """
 
     sequence: int = 0
     series: dict[Series, SeriesState] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     in_doubt: set[str] = field(default_factory=set)
+    lost: dict[str, LossReason | None] = field(default_factory=dict)
     closed: dict[datetime, ClosedHour] = field(default_factory=dict)
+    read_at: datetime | None = None
+    again: frozenset[datetime] = frozenset()
+
+    @property
+    def open(self) -> tuple[Record, ...]:
+        """The records that are to be sent, or whose answer is not known, the oldest first."""
+        found = [r for r in self.records.values() if r.id not in self.in_doubt and r.id not in self.lost]
+        return tuple(sorted(found, key=lambda record: (record.timestamp, record.id)))
+
+    def stands(self, record: str) -> tuple[Outcome, LossReason | None]:
+        """What the ledger says of one of its records."""
+        if record in self.in_doubt:
+            return Outcome.IN_DOUBT, None
+        return (Outcome.LOST, self.lost[record]) if record in self.lost else (Outcome.OPEN, None)
 
     def apply(self, manifest: Manifest) -> None:
         """Take the next manifest in.
@@ -289,18 +323,34 @@ class LedgerState:
             else:
                 state.accounted[loss.hour] = state.accounted.get(loss.hour, Fraction(0)) + loss.quantity
         for settlement in manifest.settlements:
-            if settlement.outcome is Outcome.IN_DOUBT:
-                self.in_doubt.add(settlement.record)
-            else:
-                self.records.pop(settlement.record, None)
-                self.in_doubt.discard(settlement.record)
+            self._settle(settlement)
+        if manifest.read_at is not None:
+            self.read_at, self.again = manifest.read_at, frozenset(manifest.again)
+        if manifest.closed:
+            self._forget_before(max(self.closed) - KEPT)
 
-    def forget_before(self, hour: datetime) -> None:
+    def _settle(self, settlement: Settlement) -> None:
+        if settlement.record not in self.records:
+            return
+        self.in_doubt.discard(settlement.record)
+        self.lost.pop(settlement.record, None)
+        if settlement.outcome is Outcome.IN_DOUBT:
+            self.in_doubt.add(settlement.record)
+        elif settlement.outcome is Outcome.LOST and settlement.reason is not LossReason.RELEASED:
+            self.lost[settlement.record] = settlement.reason
+        else:
+            self.records.pop(settlement.record, None)
+
+    def _forget_before(self, hour: datetime) -> None:
         """Drop what no longer decides anything: hours whose usage is not worked out any more."""
-        for state in self.series.values():
+        for series, state in list(self.series.items()):
             state.accounted = {h: quantity for h, quantity in state.accounted.items() if h >= hour}
             state.slots = {slot for slot in state.slots if slot >= hour}
+            if not (state.accounted or state.slots or state.remainder):
+                del self.series[series]
         self.closed = {h: closed for h, closed in self.closed.items() if h >= hour}
+        for record in [r for r in self.lost if self.records[r].timestamp < hour]:
+            del self.lost[record], self.records[record]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +374,11 @@ class MeteringRules:
     sends_zero: bool = True
     final_window: timedelta = timedelta(hours=1)
     final_flush: timedelta = timedelta(minutes=45)
+
+    @property
+    def max_quantity(self) -> Decimal:
+        """The most that one record can tell."""
+        return MAX_QUANTITY if self.decimals else MAX_WHOLE_QUANTITY
 
     def is_taken(self, timestamp: datetime, now: datetime) -> bool:
         """Whether AWS still takes a record of this time, with the margin to spare."""
@@ -435,7 +490,9 @@ class _Draft:
 
     def timestamp(self) -> datetime:
         start = max(self.slot, self.buyer.started_at)
-        return max(start, self.earliest) if self.earliest is not None and hour_of(self.earliest) == self.slot else start
+        if self.earliest is None or hour_of(self.earliest) != self.slot:
+            return start
+        return max(start, self.earliest.replace(microsecond=0))
 
     def to_record(self, record_id: str, rules: MeteringRules) -> Record:
         quantity = floored(self.exact, rules.decimals)
@@ -539,6 +596,8 @@ class _SeriesSealing:
         buyer = self._buyer
         if slot in self._state.slots or slot + _HOUR <= buyer.started_at:
             return False
+        if buyer.slots_from is not None and slot < buyer.slots_from:
+            return False
         if buyer.ended_at is not None and max(slot, buyer.started_at) >= buyer.ended_at:
             return False
         return slot <= self._now and self._rules.is_taken(max(slot, buyer.started_at), self._now)
@@ -564,7 +623,7 @@ class _SeriesSealing:
         """Hand the remainder from record to record, oldest first; keep each within what one can hold."""
         for draft in self.drafts:
             draft.carried = self._remainder
-            too_much = draft.exact - Fraction(MAX_QUANTITY)
+            too_much = draft.exact - Fraction(self._rules.max_quantity)
             if too_much > 0:
                 self._take_from(draft, too_much)
             self._remainder = draft.exact - Fraction(floored(draft.exact, self._rules.decimals))
@@ -639,15 +698,16 @@ def outcome(statuses: Iterable[Status | None], *, is_over: bool) -> tuple[Outcom
     is_unclear = any(answer in {None, Status.UNKNOWN} for answer in answers)
     if Status.DUPLICATE_RECORD in answers:
         return Outcome.IN_DOUBT, None
-    refusal = next((a for a in answers if a in {Status.CUSTOMER_NOT_SUBSCRIBED, Status.REFUSED}), None)
-    if refusal is None and not is_over:
+    is_unsubscribed = Status.CUSTOMER_NOT_SUBSCRIBED in answers
+    if not is_unsubscribed and not is_over:
+        # A refused request may be mended while AWS still takes it, such as a dimension that is missing in the listing.
         return Outcome.OPEN, None
     if is_unclear:
         # An earlier attempt may have been honoured, though a later one was refused.
         return Outcome.IN_DOUBT, None
-    if refusal is Status.CUSTOMER_NOT_SUBSCRIBED:
+    if is_unsubscribed:
         return Outcome.LOST, LossReason.NOT_SUBSCRIBED
-    return Outcome.LOST, LossReason.REFUSED if refusal else LossReason.OUT_OF_WINDOW
+    return Outcome.LOST, LossReason.REFUSED if Status.REFUSED in answers else LossReason.OUT_OF_WINDOW
 
 
 def batches(

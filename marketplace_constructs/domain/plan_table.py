@@ -102,13 +102,18 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class EventMeter:
-    """What one usage event of the seller's backend counts for one dimension."""
+    """What one usage event of the seller's backend counts for one dimension.
+
+    Args:
+        round_up: Each event's value is rounded up to a multiple of it; 0 leaves it, since a value need not be whole.
+        multiply: Weight of the rounded value, > 0, at most 4 decimals.
+    """
 
     event: str
     dimension: str
     policy: str
     sid: str
-    round_up: int = 1
+    round_up: int = 0
     multiply: Decimal = Decimal(1)
 
 

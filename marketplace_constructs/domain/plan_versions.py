@@ -28,8 +28,7 @@ class PlanVersion:
         usage_plan_id: The usage plan that the keys of the plan's agreements are in.
         segment: The consumers it is for.
         channel: ``Marketplace`` is metered; ``Direct`` and ``Internal`` are reported only.
-        assign_to: The plan's AssignTo as JSON text; empty for a plan that is in the stack no more, which nobody is
-            given and whoever has it keeps.
+        assign_to: The plan's AssignTo as JSON text; empty for a plan that is in the stack no more.
         routes: What may be called, as ``METHOD /path``.
     """
 
@@ -89,6 +88,21 @@ def holding(versions: Iterable[PlanVersion], at: datetime) -> dict[str, PlanVers
     """What holds for each plan at a moment, by ``id@version``; a plan of which nothing holds yet is not in it."""
     begun = (version for version in versions if version.holds_from <= at)
     return {version.plan: version for version in sorted(begun, key=_order)}
+
+
+def deployed(versions: Iterable[PlanVersion], at: datetime) -> dict[str, PlanVersion]:
+    """What holds at a moment of the plans that are in the stack, each with the usage plan that it has there.
+
+    What a plan allows and counts waits for its hour. A usage plan does not: the one that was replaced is gone, and with
+    a plan that left the stack its usage plan left too.
+    """
+    known = list(versions)
+    last = {version.plan: version for version in sorted(known, key=_order)}
+    return {
+        plan: replace(version, usage_plan_id=last[plan].usage_plan_id)
+        for plan, version in holding(known, at).items()
+        if last[plan].assign_to
+    }
 
 
 def due_versions(

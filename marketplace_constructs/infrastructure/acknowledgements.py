@@ -40,6 +40,9 @@ class Finding(Enum):
     API_FIREWALL = ("AwsSolutions-APIG3", *_packs("APIGWAssociatedWithWAF", _NIST, _PCI))
     API_REQUEST_VALIDATION = ("AwsSolutions-APIG2",)
     API_USER_POOL = ("AwsSolutions-COG4",)
+    BUCKET_ACCESS_LOG = ("AwsSolutions-S1", *_packs("S3BucketLoggingEnabled"), "CKV_AWS_18")
+    BUCKET_REPLICATION = _packs("S3BucketReplicationEnabled")
+    CUSTOMER_KEY_OF_BUCKET = _packs("S3DefaultEncryptionKMS")
     CUSTOMER_KEY_OF_ENVIRONMENT = ("CKV_AWS_173",)
     CUSTOMER_KEY_OF_LOG = (*_packs("CloudWatchLogGroupEncrypted"), "CKV_AWS_158")
     CUSTOMER_KEY_OF_QUEUE = ("CKV_AWS_27",)
@@ -52,6 +55,7 @@ class Finding(Enum):
     FUNCTION_IN_NETWORK = (*_packs("LambdaInsideVPC"), "CKV_AWS_117")
     FUNCTION_REDUNDANT_DEPENDENCY = ("W3005",)
     FUNCTION_RUNTIME = ("AwsSolutions-L1",)
+    ROLE_ANY_RESOURCE = ("AwsSolutions-IAM5[Resource::*]",)
     ROLE_INLINE_POLICY = _packs("IAMNoInlinePolicy")
     ROLE_WITH_POLICY_FOR_API_LOGS = (f"{_AWS_POLICY}/AmazonAPIGatewayPushToCloudWatchLogs]",)
     ROLE_WITH_POLICY_FOR_FUNCTION_LOGS = (f"{_AWS_POLICY}/AWSLambdaBasicExecutionRole]",)
@@ -78,33 +82,30 @@ def acknowledge(construct: IConstruct, reasons: Mapping[Finding, str]) -> None:
                 of_cfn_lint[rule] = reason
     if of_tree:
         cdk.Validations.of(construct).acknowledge(*of_tree)
+    if not of_checkov and not of_cfn_lint:
+        return
+    resource = construct if isinstance(construct, cdk.CfnResource) else construct.node.default_child
+    assert isinstance(resource, cdk.CfnResource)
     if of_checkov:
-        _resource(construct).add_metadata("checkov", {"skip": of_checkov})
+        resource.add_metadata("checkov", {"skip": of_checkov})
     if of_cfn_lint:
-        _resource(construct).add_metadata(
-            "cfn-lint", {"config": {"ignore_checks": list(of_cfn_lint)}, "reasons": of_cfn_lint}
-        )
+        resource.add_metadata("cfn-lint", {"config": {"ignore_checks": list(of_cfn_lint)}, "reasons": of_cfn_lint})
 
 
-def acknowledge_wildcard(construct: IConstruct, resource: str, reason: str) -> None:
-    """Say why a role may use a resource with a wildcard; the finding's id names the resource.
+def acknowledge_wildcards(construct: IConstruct, reasons: Mapping[str, str]) -> None:
+    """Say why a role may use resources with a wildcard; each finding's id names the resource.
 
     Args:
         construct: The role.
-        resource: The resource, as the policy names it.
-        reason: Why, and what bounds it.
+        reasons: To each resource, as the policy names it, why, and what bounds it.
     """
-    shown = _show(cdk.Stack.of(construct).resolve(resource))
+    resources: list[object] = cdk.Stack.of(construct).resolve(list(reasons))
     cdk.Validations.of(construct).acknowledge(
-        cdk.Acknowledgment(id=f"AwsSolutions-IAM5[Resource::{shown}]", reason=reason)
+        *(
+            cdk.Acknowledgment(id=f"AwsSolutions-IAM5[Resource::{_show(resource)}]", reason=reason)
+            for resource, reason in zip(resources, reasons.values(), strict=True)
+        )
     )
-
-
-def _resource(construct: IConstruct) -> cdk.CfnResource:
-    """The resource that a construct stands for."""
-    resource = construct if isinstance(construct, cdk.CfnResource) else construct.node.default_child
-    assert isinstance(resource, cdk.CfnResource)
-    return resource
 
 
 def _show(value: Any) -> str:

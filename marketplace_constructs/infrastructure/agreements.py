@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
@@ -20,18 +20,21 @@ from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.domain.product import Product
-from marketplace_constructs.infrastructure.acknowledgements import acknowledge_wildcard
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge_wildcards
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.seller import Seller
 from marketplace_constructs.infrastructure.table import sale_table
-from marketplace_constructs.infrastructure.usage_plan import usage_plan_arn
+from marketplace_constructs.infrastructure.usage_plan import control_plane_arn, usage_plan_arn
 from marketplace_constructs.runtime.settings import (
     METRICS_NAMESPACE,
     METRICS_SERVICE,
     AgreementsSettings,
     ReconciliationSettings,
 )
+
+if TYPE_CHECKING:
+    from marketplace_constructs.infrastructure.plans import Plans
 
 _HOURS_A_DAY: Final = 24
 _ATTENTION: Final = ("AgreementNeedsAttention", "Faults", "MalformedEvent", "ProductCodeDrift", "UnknownEvent")
@@ -49,7 +52,8 @@ class Agreements(Construct):
         scope: Where it is defined.
         construct_id: Its id; a change replaces the tables.
         product: What is sold.
-        usage_plan: The plan that buyers' keys are put into.
+        usage_plan: The plan that buyers' keys are put into; of several, the default.
+        plans: The plans, where documents describe them. Left out, there is the one.
         keys_table: The table that the gate reads, partition key ``key_sha256``; ``Gate`` defines it.
         seller: Whom the buyers' mails come from.
         observe_every: How often AWS itself is asked for the state of each agreement, 1 h to 24 h in whole
@@ -69,6 +73,7 @@ class Agreements(Construct):
         *,
         product: Product,
         usage_plan: apigateway.IUsagePlan,
+        plans: Plans | None = None,
         keys_table: dynamodb.ITable,
         seller: Seller,
         observe_every: cdk.Duration | None = None,
@@ -80,6 +85,7 @@ class Agreements(Construct):
         super().__init__(scope, construct_id)
         self.product = product
         self.usage_plan = usage_plan
+        self.plans = plans
         self.keys_table = keys_table
         self.facts_table = sale_table(
             self, "Facts", partition_key="buyer", sort_key="fact", removal_policy=removal_policy
@@ -96,6 +102,7 @@ class Agreements(Construct):
             usage_plan_id=usage_plan.usage_plan_id,
             # It ends where a longer one cannot go on: keys that begin so and have no fact are removed.
             key_prefix=f"{cdk.Names.unique_resource_name(self, max_length=64, separator='-')}/",
+            plans_table="" if plans is None else plans.table.table_name,
         )
         self._reconcile(seller, observe_every, alarm_topic, removal_policy)
 
@@ -105,41 +112,51 @@ class Agreements(Construct):
         """Let somebody list and show agreements: their facts, not their contacts."""
         return self.facts_table.grant(grantee, "dynamodb:Query", "dynamodb:Scan")
 
-    def grant_change_access(self, grantee: iam.IGrantable) -> None:
-        """Let a function add facts and make access match them: keys, and the gate's answers."""
-        self.facts_table.grant(grantee, "dynamodb:PutItem", "dynamodb:Query")
-        self.keys_table.grant(grantee, "dynamodb:GetItem", "dynamodb:PutItem")
-        keys, members = self._api_keys_arn(), f"{self._usage_plan_arn()}/keys"
-        for actions, resource in (
-            (("GET", "POST"), keys),
-            (("DELETE", "GET", "PATCH"), f"{keys}/*"),
-            (("GET", "POST"), members),
-            (("DELETE", "GET"), f"{members}/*"),
-        ):
-            _allow(grantee, [f"apigateway:{action}" for action in actions], resource)
+    def grant_record(self, grantee: iam.IGrantable) -> None:
+        """Let a function add facts, those about entitlements too where the pricing model has contracts."""
+        self.facts_table.grant(grantee, "dynamodb:PutItem")
         if self.product.pricing_model.has_contract:
             # The Marketplace actions know no resources.
             _allow(grantee, ["aws-marketplace:GetEntitlements"], "*")
 
-    def grant_change_access_to_own(self, function: lambda_.Function) -> None:
-        """The same for a function of this library, whose wildcards are accounted for."""
-        self.grant_change_access(function)
+    def grant_settle(self, function: lambda_.Function) -> None:
+        """Let a function make access match the facts: the keys that there are, and the gate's answers."""
+        self.facts_table.grant(function, "dynamodb:Query")
+        self.keys_table.grant(function, "dynamodb:GetItem", "dynamodb:PutItem")
+        if self.plans is not None:
+            self.plans.grant_read(function)
+        keys, members = self._api_keys_arn(), self._members_arns()
+        for actions, resources in (
+            (("GET",), [keys]),
+            (("DELETE", "GET", "PATCH"), [f"{keys}/*"]),
+            (("POST",), members),
+            (("DELETE", "GET"), [f"{each}/*" for each in members]),
+        ):
+            _allow(function, [f"apigateway:{action}" for action in actions], *resources)
         role = function.role
         assert role is not None
-        acknowledge_wildcard(
+        why = "the ids of buyers' keys are made at run time"
+        acknowledge_wildcards(
             role,
-            f"{self._api_keys_arn()}/*",
-            "the ids of buyers' keys are made at run time; the function knows its own by their name",
-        )
-        acknowledge_wildcard(
-            role,
-            f"{self._usage_plan_arn()}/keys/*",
-            "the ids of buyers' keys are made at run time; bounded by the one usage plan",
+            {
+                f"{keys}/*": f"{why}; the function knows its own by their name",
+                **{f"{each}/*": f"{why}; bounded by the one usage plan" for each in members},
+            },
         )
 
-    def grant_keep_contacts(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let a function read and write the contact of one agreement, but not list them."""
-        return self.contacts_table.grant(grantee, "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem")
+    def grant_make_keys(self, grantee: iam.IGrantable) -> None:
+        """Let a function make keys."""
+        _allow(grantee, ["apigateway:POST"], self._api_keys_arn())
+
+    def grant_keep_contacts(self, grantee: iam.IGrantable) -> None:
+        """Let a function add and read the contact of one agreement, but not list them."""
+        self.contacts_table.grant(grantee, "dynamodb:GetItem", "dynamodb:PutItem")
+
+    def grant_confirm(self, grantee: iam.IGrantable, seller: Seller) -> None:
+        """Let a function send confirmations and note that they are sent; nothing where there is no sender."""
+        if seller.sender is not None:
+            self.contacts_table.grant(grantee, "dynamodb:UpdateItem")
+            seller.grant_send(self, grantee)
 
     def metric_reconciliation_errors(
         self, *, period: cdk.Duration | None = None, statistic: str = "Sum"
@@ -148,11 +165,14 @@ class Agreements(Construct):
         return self.reconciliation.metric_errors(period=period, statistic=statistic)
 
     def _api_keys_arn(self) -> str:
-        stack = cdk.Stack.of(self)
-        return f"arn:{stack.partition}:apigateway:{stack.region}::/apikeys"
+        return f"{control_plane_arn(self)}/apikeys"
 
-    def _usage_plan_arn(self) -> str:
-        return usage_plan_arn(self, self.usage_plan.usage_plan_id)
+    def _usage_plan_arns(self) -> list[str]:
+        plans = [self.usage_plan] if self.plans is None else [p.usage_plan for p in self.plans.usage_plans.values()]
+        return [usage_plan_arn(self, plan.usage_plan_id) for plan in plans]
+
+    def _members_arns(self) -> list[str]:
+        return [f"{plan}/keys" for plan in self._usage_plan_arns()]
 
     def _attention_alarm(self, alarm_topic: sns.ITopic | None) -> cloudwatch.Alarm:
         """Goes off where something happened that nobody decided beforehand; it has revoked nothing.
@@ -217,24 +237,27 @@ class Agreements(Construct):
             dead_letter_queue=self.dead_letters.queue,
             removal_policy=removal_policy,
         )
-        self.grant_change_access_to_own(self.reconciliation)
+        self.grant_settle(self.reconciliation)
         self.facts_table.grant(self.reconciliation, "dynamodb:Scan")
+        _allow(self.reconciliation, ["apigateway:GET"], *self._members_arns())
         # It sends the confirmations that are still owed.
-        self.contacts_table.grant(self.reconciliation, "dynamodb:Scan", "dynamodb:UpdateItem")
-        seller.grant_send(self, self.reconciliation)
+        self.contacts_table.grant(self.reconciliation, "dynamodb:Scan")
+        self.grant_confirm(self.reconciliation, seller)
         # Native metering: a lost product code is put back. Pipeline: one that somebody set is taken off.
-        _allow(
-            self.reconciliation,
-            ["apigateway:GET", "apigateway:PATCH"],
-            self._usage_plan_arn(),
-        )
+        _allow(self.reconciliation, ["apigateway:GET", "apigateway:PATCH"], *self._usage_plan_arns())
+        # What AWS says when it is asked becomes a fact; about a legacy subscription there is nothing to ask.
+        if not self.product.is_legacy or self.product.pricing_model.has_contract:
+            self.grant_record(self.reconciliation)
         if not self.product.is_legacy:
             _allow(self.reconciliation, ["aws-marketplace:DescribeAgreement"], "*")
         events.Rule(
             self,
             "Hourly",
             description="Starts the reconciliation of access with the agreements",
-            schedule=events.Schedule.rate(cdk.Duration.hours(1)),
+            # Plans change on whole hours; a minute later the clocks of all agree that it has begun.
+            schedule=events.Schedule.rate(cdk.Duration.hours(1))
+            if self.plans is None
+            else events.Schedule.cron(minute="1"),
             targets=[events_targets.LambdaFunction(self.reconciliation, dead_letter_queue=self.dead_letters.queue)],
         )
 
@@ -250,5 +273,5 @@ def agreements_problems(observe_every: cdk.Duration) -> Iterator[Problem]:
         )
 
 
-def _allow(grantee: iam.IGrantable, actions: list[str], resource: str) -> None:
-    iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])
+def _allow(grantee: iam.IGrantable, actions: list[str], *resources: str) -> None:
+    iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=list(resources))

@@ -9,7 +9,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from marketplace_constructs import bundles
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge, acknowledge_wildcard
+from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
 from marketplace_constructs.infrastructure.security_log import security_log
 from marketplace_constructs.runtime.settings import Settings
 
@@ -49,11 +49,13 @@ def runtime_function(
     log_group = security_log(namespace, "Logs", removal_policy=removal_policy)
     role = iam.Role(namespace, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
     log_group.grant_write(role)
-    acknowledge(role, {Finding.ROLE_INLINE_POLICY: "the policy is this role's alone, and goes with it"})
-    acknowledge_wildcard(
+    acknowledge(
         role,
-        "*",
-        "X-Ray's actions know no resources, nor do those of AWS Marketplace where the role has them",
+        {
+            Finding.ROLE_ANY_RESOURCE: "X-Ray's actions know no resources, nor do those of AWS Marketplace where the "
+            "role has them",
+            Finding.ROLE_INLINE_POLICY: "the policy is this role's alone, and goes with it",
+        },
     )
     function = lambda_.Function(
         namespace,

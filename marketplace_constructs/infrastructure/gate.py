@@ -10,6 +10,7 @@ import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from constructs import Construct, IConstruct
 
@@ -25,7 +26,6 @@ from marketplace_constructs.infrastructure.routes import (
     methods_of,
     operations_of,
     route_of,
-    routes_of,
 )
 from marketplace_constructs.infrastructure.table import sale_table
 from marketplace_constructs.infrastructure.tokens import is_token, validate_at_synthesis
@@ -103,6 +103,15 @@ class Gate(Construct):
             removal_policy=removal_policy,
         )
         self.keys_table.grant(self.function, "dynamodb:GetItem")
+
+    def decide_by(self, plans_table: dynamodb.ITable) -> None:
+        """Answer by the plan of the key's agreement, whose routes stand in a table.
+
+        Args:
+            plans_table: Of ``SellableApi.plans``; partition key ``plan``, sort key ``holds_from``.
+        """
+        self.function.add_environment("PLANS_TABLE", plans_table.table_name)
+        plans_table.grant(self.function, "dynamodb:Query")
 
     def guard_api(self, api: apigateway.IRestApi, *, deployment: apigateway.Deployment | None = None) -> None:
         """Put this gate before every method of an API, also later ones, but CORS preflights and free routes.
@@ -197,11 +206,11 @@ class Gate(Construct):
             rest_api_id=api.rest_api_id,
             type="REQUEST",
         )
-        cdk.Aspects.of(api).add(_Guard(authorizer, self.free_routes), priority=cdk.AspectPriority.MUTATING)
+        cdk.Aspects.of(api).add(_Guard(authorizer.ref, self.free_routes), priority=cdk.AspectPriority.MUTATING)
         # A changed authorizer is not served before the next deployment; CDK looks at methods only.
         deployment.add_to_logical_id(
             {
-                "authorizer": cdk.Lazy.uncached_any(_AuthorizerProperties(authorizer)),
+                "authorizer": cdk.Lazy.any(_AuthorizerProperties(authorizer)),
                 "free_routes": list(self.free_routes),
             }
         )
@@ -220,14 +229,16 @@ class Gate(Construct):
 
     def _method_problems(self, api: apigateway.IRestApi, authorizer: apigateway.CfnAuthorizer) -> Iterator[Problem]:
         """What the Aspect left as it was because it contradicts the gate, or never came to."""
-        yield from self._free_route_problems(routes_of(api))
-        for route, method in methods_of(api):
+        methods = methods_of(api)
+        yield from self._free_route_problems({route for route, _ in methods if route is not None})
+        authorizer_id = authorizer.ref
+        for route, method in methods:
             name = route or method.node.path
             if is_preflight(method) or route in self.free_routes:
                 continue
             if method.api_key_required is False:
                 yield _open_problem(name, "api_key_required=False")
-            elif method.authorizer_id != authorizer.ref:
+            elif method.authorizer_id != authorizer_id:
                 if (method.authorizer_id, method.authorization_type) in {(None, None), (None, "NONE")}:
                     yield Problem(
                         "MP-GATE-06",
@@ -276,7 +287,7 @@ class Gate(Construct):
         if document.get(_KEY_SOURCE, "HEADER") != "HEADER":
             yield _key_source_problem(document[_KEY_SOURCE])
 
-    def _free_route_problems(self, routes: set[str] | frozenset[str]) -> Iterator[Problem]:
+    def _free_route_problems(self, routes: set[str]) -> Iterator[Problem]:
         for route in self.free_routes:
             if route not in routes:
                 yield Problem(
@@ -294,8 +305,8 @@ class _Guard:
     It changes no explicit choice; validation reports those that contradict the gate.
     """
 
-    def __init__(self, authorizer: apigateway.CfnAuthorizer, free_routes: tuple[str, ...]) -> None:
-        self._authorizer = authorizer
+    def __init__(self, authorizer_id: str, free_routes: tuple[str, ...]) -> None:
+        self._authorizer_id = authorizer_id
         self._free_routes = free_routes
 
     def visit(self, node: IConstruct) -> None:
@@ -306,17 +317,17 @@ class _Guard:
         if node.authorizer_id is None and node.authorization_type in {None, "NONE"}:
             node.api_key_required = True
             node.authorization_type = "CUSTOM"
-            node.authorizer_id = self._authorizer.ref
+            node.authorizer_id = self._authorizer_id
 
 
-@jsii.implements(cdk.IAnyProducer)
+@jsii.implements(cdk.IStableAnyProducer)
 class _AuthorizerProperties:
-    """The authorizer's properties as they are when the template is written."""
+    """The authorizer's properties as they are when the app is complete."""
 
     def __init__(self, authorizer: apigateway.CfnAuthorizer) -> None:
         self._authorizer = authorizer
 
-    def produce(self, _context: cdk.IResolveContext) -> dict[str, object]:
+    def produce(self) -> dict[str, object]:
         return {
             "identity_source": self._authorizer.identity_source,
             "ttl": self._authorizer.authorizer_result_ttl_in_seconds,

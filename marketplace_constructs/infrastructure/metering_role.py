@@ -9,8 +9,8 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge, acknowledge_wildcard
-from marketplace_constructs.infrastructure.tokens import unknown_to_none, validate_at_synthesis
+from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+from marketplace_constructs.infrastructure.tokens import resources_of_type, unknown_to_none, validate_at_synthesis
 
 ROLE_NAME: Final = "ApiGatewayMarketplaceMeteringRole"
 """API Gateway finds the role by this name alone; nothing references its ARN.
@@ -55,8 +55,13 @@ class MeteringRole(iam.Role):
             },
             role_name=ROLE_NAME,
         )
-        acknowledge(self, {Finding.ROLE_INLINE_POLICY: "the policy is this role's alone, and goes with it"})
-        acknowledge_wildcard(self, "*", "AWS prescribes this policy, and its two actions know no resources")
+        acknowledge(
+            self,
+            {
+                Finding.ROLE_ANY_RESOURCE: "AWS prescribes this policy, and its two actions know no resources",
+                Finding.ROLE_INLINE_POLICY: "the policy is this role's alone, and goes with it",
+            },
+        )
         validate_at_synthesis(self, self._problems)
 
     @staticmethod
@@ -73,7 +78,7 @@ class MeteringRole(iam.Role):
         mine = unknown_to_none(cdk.Stack.of(self).account)
         others = [
             node.node.path
-            for node in self.node.root.node.find_all()
+            for node in resources_of_type(self.node.root, "AWS::IAM::Role")
             if isinstance(node, iam.CfnRole)
             and node.role_name == ROLE_NAME
             and node.node.path != f"{self.node.path}/Resource"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_apigateway as apigateway
-from aws_cdk import aws_certificatemanager as certificatemanager
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -25,8 +24,11 @@ from marketplace_constructs.infrastructure.agreements import Agreements
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.security_log import security_log
 from marketplace_constructs.infrastructure.seller import Seller
-from marketplace_constructs.infrastructure.tokens import is_token
+from marketplace_constructs.infrastructure.tokens import is_token, resources_of_type
 from marketplace_constructs.runtime.settings import OnboardingSettings
+
+if TYPE_CHECKING:
+    from aws_cdk import aws_certificatemanager as certificatemanager
 
 ROUTES: Final = (
     "GET /",
@@ -57,6 +59,8 @@ ACCESS_LOG_FIELDS: Final = {
 """What the access log says of a call: nothing that the caller wrote, and not who it was.
 
 Source: API Gateway developer guide, Variables for access logging (read 2026-11-21)."""
+_ROTATE: Final = ("DescribeSecret", "GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage")
+"""What a rotation calls. Source: Secrets Manager user guide, Rotation function execution role (read 2026-11-21)."""
 _SIGN_IN: Final = (
     "buyers sign in with a registration token, which the function has AWS resolve; bounded by the throttle"
 )
@@ -156,7 +160,10 @@ class Onboarding(Construct):
         self.api = self._api(throttle)
         if access_log is not False:
             self.access_log = security_log(self, "AccessLog", removal_policy=removal_policy)
-            cdk.Aspects.of(self).add(
+            stage = self.api.deployment_stage.node.default_child
+            assert stage is not None
+            # The stage alone: an Aspect is called for everything below its construct.
+            cdk.Aspects.of(stage).add(
                 _AccessLog(self, is_role_sure=access_log is True), priority=cdk.AspectPriority.MUTATING
             )
         self._firewall(firewall_rate)
@@ -206,6 +213,23 @@ class Onboarding(Construct):
             description="Signs the sessions of the onboarding page",
             generate_secret_string=secretsmanager.SecretStringGenerator(exclude_punctuation=True, password_length=64),
         )
+        secret.deny_account_root_delete()
+        acknowledge(
+            secret,
+            {
+                Finding.CUSTOMER_KEY_OF_SECRET: "encrypted with the account's KMS key for Secrets Manager; it signs "
+                "sessions of minutes, and there is a new one every 30 days"
+            },
+        )
+        self._rotate(secret, removal_policy)
+        return secret
+
+    def _rotate(self, secret: secretsmanager.Secret, removal_policy: cdk.RemovalPolicy) -> None:
+        """Have a new version made every 30 days.
+
+        CDK's own schedule would let the function ask for random passwords, and let Secrets Manager call it on behalf
+        of any account.
+        """
         rotation = runtime_function(
             self,
             "SigningSecretFunction",
@@ -216,24 +240,37 @@ class Onboarding(Construct):
             when_it_fails="the secret in use stays, and Secrets Manager tries again",
             removal_policy=removal_policy,
         )
-        secret.add_rotation_schedule("Rotation", automatically_after=cdk.Duration.days(30), rotation_lambda=rotation)
-        for permission in rotation.node.children:
-            # CDK lets Secrets Manager call on behalf of any account.
-            if isinstance(permission, lambda_.CfnPermission):
-                permission.source_account = cdk.Stack.of(self).account
-        acknowledge(
-            secret,
-            {
-                Finding.CUSTOMER_KEY_OF_SECRET: "encrypted with the account's KMS key for Secrets Manager; it signs "
-                "sessions of minutes, and there is a new one every 30 days"
-            },
+        iam.Grant.add_to_principal(
+            grantee=rotation,
+            actions=[f"secretsmanager:{action}" for action in _ROTATE],
+            resource_arns=[secret.secret_arn],
         )
-        return secret
+        permission = lambda_.CfnPermission(
+            rotation,
+            "Rotation",
+            action="lambda:InvokeFunction",
+            function_name=rotation.function_arn,
+            principal="secretsmanager.amazonaws.com",
+            source_account=cdk.Stack.of(self).account,
+        )
+        schedule = secretsmanager.CfnRotationSchedule(
+            secret,
+            "Rotation",
+            rotation_lambda_arn=rotation.function_arn,
+            rotation_rules=secretsmanager.CfnRotationSchedule.RotationRulesProperty(
+                schedule_expression="rate(30 days)"
+            ),
+            secret_id=secret.secret_arn,
+        )
+        # The first rotation begins when the schedule is made.
+        schedule.node.add_dependency(permission)
 
     def _grant(self, agreements: Agreements, seller: Seller) -> None:
-        agreements.grant_change_access_to_own(self.function)
+        agreements.grant_record(self.function)
+        agreements.grant_settle(self.function)
+        agreements.grant_make_keys(self.function)
         agreements.grant_keep_contacts(self.function)
-        seller.grant_send(self, self.function)
+        agreements.grant_confirm(self.function, seller)
         for actions, resource in (
             (["secretsmanager:GetSecretValue"], self.signing_secret.secret_arn),
             # It knows no resources.
@@ -328,22 +365,20 @@ class _AccessLog:
         self._is_role_sure = is_role_sure
 
     def visit(self, node: IConstruct) -> None:
-        if node is not self._onboarding:
+        if not isinstance(node, apigateway.CfnStage):
             return
         stack = cdk.Stack.of(node)
-        accounts = [found for found in stack.node.find_all() if isinstance(found, apigateway.CfnAccount)]
+        accounts = resources_of_type(stack, "AWS::ApiGateway::Account")
         if not accounts and not self._is_role_sure:
-            cdk.Validations.of(node).add_warning(
+            cdk.Validations.of(self._onboarding).add_warning(
                 "marketplace-constructs:MP-ONBOARDING-05",
-                f"MP-ONBOARDING-05: access log of {node.node.path}, got no AWS::ApiGateway::Account in the stack, so "
-                "that there is none; expected one, since AWS Marketplace asks for logs of security events; make an "
-                "API of the stack with cloud_watch_role=True, or, where the account's API Gateway settings name a "
-                "role for logs, say that the page has an access log",
+                f"MP-ONBOARDING-05: access log of {self._onboarding.node.path}, got no AWS::ApiGateway::Account in the "
+                "stack, so that there is none; expected one, since AWS Marketplace asks for logs of security events; "
+                "make an API of the stack with cloud_watch_role=True, or, where the account's API Gateway settings "
+                "name a role for logs, say that the page has an access log",
             )
             return
-        stage = self._onboarding.api.deployment_stage.node.default_child
-        assert isinstance(stage, apigateway.CfnStage)
-        stage.access_log_setting = apigateway.CfnStage.AccessLogSettingProperty(
+        node.access_log_setting = apigateway.CfnStage.AccessLogSettingProperty(
             destination_arn=stack.format_arn(
                 service="logs",
                 resource="log-group",
@@ -352,8 +387,7 @@ class _AccessLog:
             ),
             format=json.dumps(ACCESS_LOG_FIELDS),
         )
-        for account in accounts:
-            stage.add_dependency(account)
+        node.node.add_dependency(*accounts)
 
 
 def onboarding_problems(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
 
 from marketplace_constructs.domain.usage_plan import METHODS
+from marketplace_constructs.infrastructure.tokens import resources_of_type
+from marketplace_constructs.policy.patterns import ANY, Route, expanded
 
 Operation = dict[str, object]
 
 _ANY: Final = "x-amazon-apigateway-any-method"
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
+_COMPRESSION: Final = "x-amazon-apigateway-minimum-compression-size"
+_HEADER: Final = "method.request.header."
 
 
 def cfn_rest_api(api: apigateway.IRestApi) -> apigateway.CfnRestApi | None:
@@ -31,20 +36,19 @@ def document_of(api: apigateway.IRestApi) -> dict[str, object] | None:
     return document if isinstance(document, dict) else None
 
 
-def methods_of(api: apigateway.IRestApi) -> Iterator[tuple[str | None, apigateway.CfnMethod]]:
+def methods_of(api: apigateway.IRestApi) -> list[tuple[str | None, apigateway.CfnMethod]]:
     """Each method of an API with its route, such as ``GET /v1/x``; a bare CfnMethod's is not known."""
     stack = cdk.Stack.of(api)
-    own_id = stack.resolve(api.rest_api_id)
-    for method in stack.node.find_all():
-        if not isinstance(method, apigateway.CfnMethod) or stack.resolve(method.rest_api_id) != own_id:
-            continue
-        yield route_of(method), method
+    found = resources_of_type(stack, "AWS::ApiGateway::Method")
+    methods = [method for method in found if isinstance(method, apigateway.CfnMethod)]
+    own_id, *ids = stack.resolve([api.rest_api_id, *(method.rest_api_id for method in methods)])
+    return [(route_of(method), method) for method, id_ in zip(methods, ids, strict=True) if id_ == own_id]
 
 
 def route_of(method: apigateway.CfnMethod) -> str | None:
     """The route of a method that was defined by ``add_method``; None for a bare CfnMethod."""
     owner = method.node.scope
-    return f"{owner.http_method} {owner.resource.path}" if isinstance(owner, apigateway.Method) else None
+    return _route(owner) if isinstance(owner, apigateway.Method) else None
 
 
 def is_preflight(method: apigateway.CfnMethod) -> bool:
@@ -80,4 +84,71 @@ def routes_of(api: apigateway.IRestApi) -> frozenset[str]:
     document = document_of(api)
     if document is not None:
         return frozenset(route for route, _ in operations_of(document))
-    return frozenset(route for route, _ in methods_of(api) if route is not None)
+    return frozenset(map(_route, getattr(api, "methods", ())))
+
+
+def policy_routes(api: apigateway.IRestApi, free_routes: Iterable[str] = ()) -> tuple[Route, ...]:
+    """The routes of an API as policies see them, CORS preflights included, sorted.
+
+    Args:
+        api: Whose methods are known at synthesis; those of a bare CfnMethod are left out.
+        free_routes: Routes that need no key.
+    """
+    from marketplace_constructs.policy.routes import routes_of as read  # noqa: PLC0415  # needs an extra
+
+    document = document_of(api)
+    document = _described(api) if document is None else document
+    if not any(operations_of(document)):
+        return ()
+    free = frozenset(free_routes)
+    return tuple(
+        replace(route, requires_key=not route.is_preflight and str(route) not in free)
+        for route in read(document, name=api.node.path)
+    )
+
+
+def unknown_routes(api: apigateway.IRestApi) -> list[str]:
+    """The paths in the construct tree of methods whose route is not known."""
+    return [] if document_of(api) is not None else [m.node.path for route, m in methods_of(api) if route is None]
+
+
+def declared_routes(routes: Iterable[Route]) -> dict[Route, str]:
+    """The routes with each ``ANY`` written out, without preflights, each with the route as it is declared."""
+    declared = {(route.path, route.method) for route in routes}
+    return {
+        route: str(route) if (route.path, route.method) in declared else f"{ANY} {route.path}"
+        for route in expanded(routes)
+        if not route.is_preflight
+    }
+
+
+def _described(api: apigateway.IRestApi) -> dict[str, object]:
+    """The methods of an API that is defined by constructs, as an OpenAPI document of them would say it."""
+    known = [(route, method) for route, method in methods_of(api) if route is not None]
+    # Resolved together, since each question goes to another process.
+    resolved = cdk.Stack.of(api).resolve(
+        [
+            {
+                "integration": method.integration,
+                "parameters": method.request_parameters,
+                "responses": method.method_responses,
+            }
+            for _, method in known
+        ]
+    )
+    paths: dict[str, dict[str, object]] = {}
+    for (route, _), details in zip(known, resolved, strict=True):
+        name, path = route.split(" ", 1)
+        headers = [key for key in details.get("parameters", {}) if key.startswith(_HEADER)]
+        paths.setdefault(path, {})[_ANY if name == ANY else name.lower()] = {
+            _INTEGRATION: details.get("integration", {}),
+            "parameters": [{"in": "header", "name": key.removeprefix(_HEADER)} for key in headers],
+            "responses": {str(response["statusCode"]): {} for response in details.get("responses", ())},
+        }
+    resource = cfn_rest_api(api)
+    is_compressed = resource is not None and resource.minimum_compression_size is not None
+    return {"openapi": "3.0.3", "paths": paths, **({_COMPRESSION: 0} if is_compressed else {})}
+
+
+def _route(method: apigateway.Method) -> str:
+    return f"{method.http_method} {method.resource.path}"

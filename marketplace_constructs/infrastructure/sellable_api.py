@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_apigateway as apigateway
-from aws_cdk import aws_certificatemanager as certificatemanager
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_ses as ses
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
@@ -32,11 +31,18 @@ from marketplace_constructs.infrastructure.subscription_events import Subscripti
 from marketplace_constructs.infrastructure.tokens import is_token
 from marketplace_constructs.infrastructure.usage_plan import MarketplaceUsagePlan
 
+if TYPE_CHECKING:
+    from aws_cdk import aws_certificatemanager as certificatemanager
+    from aws_cdk import aws_ses as ses
+
+    from marketplace_constructs.infrastructure.monetization import Monetization
+    from marketplace_constructs.infrastructure.plans import Plans
+
 
 class SellableApi(Construct):
     """Sells a REST API of the same stack to buyers who subscribe on AWS Marketplace.
 
-    Defines ``gate``, ``usage_plan``, ``metering_role`` (native metering), ``agreements``,
+    Defines ``gate``, ``usage_plan`` or, with documents, ``plans``, ``metering_role`` (native metering), ``agreements``,
     ``subscription_events`` and ``onboarding``; each can be used by itself. The API's methods get the key and
     the gate, also those that are added later. Tables are retained when this is removed; the usage plan, and
     with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed yet),
@@ -48,7 +54,12 @@ class SellableApi(Construct):
         construct_id: Its id; a change replaces the tables, the usage plan and the fulfillment URL.
         api: The API to sell, defined in the same stack. One that is defined by an OpenAPI document needs
             ``gate``.
-        product: What the listing says.
+        product: What the listing says, where every call counts one and every buyer has the same limits. Either this or
+            ``monetization``; to go from one to the other replaces the usage plan, and the next reconciliation puts
+            every key into the new one.
+        monetization: The documents that say what counts for whom, ``Monetization.from_directory("monetization")``.
+            Limits stand in its plans, and none are given here. Keep a plan's document for as long as a buyer has it:
+            its usage plan goes with it.
         support_contact: An email address or an https address, where buyers reach the seller.
         seller_name: On pages and mails. Left out, the API's name.
         logo_url: An https address of an image. Left out, pages have no logo.
@@ -83,9 +94,10 @@ class SellableApi(Construct):
         removal_policy: What becomes of tables and logs when they leave the stack.
 
     Raises:
-        MarketplaceConstructsError: All contradictions that show at once, together: MP-SALE-01 to MP-SALE-11,
+        MarketplaceConstructsError: All contradictions that show at once, together: MP-SALE-01 to MP-SALE-14,
             MP-SELLER, MP-PLAN, MP-GATE, MP-ONBOARDING, MP-AGREEMENT.
-        RuntimeError: At synthesis, those that show when the app is complete: MP-GATE, MP-ROLE-01, MP-PLAN-07.
+        RuntimeError: At synthesis, those that show when the app is complete: MP-GATE, MP-ROLE-01, MP-PLAN-07,
+            MP-MONETIZATION, and the errors of the documents.
     """
 
     def __init__(
@@ -94,7 +106,8 @@ class SellableApi(Construct):
         construct_id: str,
         *,
         api: apigateway.IRestApi,
-        product: Product,
+        product: Product | None = None,
+        monetization: Monetization | None = None,
         support_contact: str,
         seller_name: str | None = None,
         logo_url: str | None = None,
@@ -135,7 +148,15 @@ class SellableApi(Construct):
             [
                 *_api_problems(scope, api, gate, deployment, stage),
                 *_gate_choice_problems(scope, gate, free_routes, gate_cache_ttl),
-                *_role_problems(product, metering_role),
+                *_sold_problems(product, monetization, stage),
+                *_plan_problems(
+                    monetization,
+                    throttle=throttle,
+                    quota=quota,
+                    method_throttles=method_throttles,
+                    usage_plan_name=usage_plan_name,
+                ),
+                *_role_problems(product if monetization is None else monetization.product, metering_role),
                 *seller.problems(),
                 *limits_problems(throttle, quota, method_throttles or {}),
                 *gate_problems(free_routes, gate_cache_ttl or cdk.Duration.seconds(60)),
@@ -149,7 +170,9 @@ class SellableApi(Construct):
                 ),
             ]
         )
+        product = product if monetization is None else monetization.product
         assert stage is not None
+        assert product is not None
         super().__init__(scope, construct_id)
         self.api = api
         self.stage = stage
@@ -168,18 +191,25 @@ class SellableApi(Construct):
             else gate
         )
         self.gate.guard_api(api, deployment=deployment)
-        self.usage_plan = MarketplaceUsagePlan(
-            self,
-            "UsagePlan",
-            api=api,
-            stage=stage,
-            product=product,
-            throttle=throttle,
-            quota=quota,
-            method_throttles=method_throttles,
-            usage_plan_name=usage_plan_name,
-            removal_policy=removal_policy,
+        self.plans = None if monetization is None else self._plans(monetization, removal_policy)
+        """The plans that documents describe."""
+        self.usage_plan = (
+            MarketplaceUsagePlan(
+                self,
+                "UsagePlan",
+                api=api,
+                stage=stage,
+                product=product,
+                throttle=throttle,
+                quota=quota,
+                method_throttles=method_throttles,
+                usage_plan_name=usage_plan_name,
+                removal_policy=removal_policy,
+            )
+            if self.plans is None
+            else self.plans.default
         )
+        """The usage plan that buyers' keys are put into; of several, the default."""
         self.metering_role = metering_role
         if product.is_native and metering_role is None:
             self.metering_role = MeteringRole(self, "MeteringRole")
@@ -188,6 +218,7 @@ class SellableApi(Construct):
             "Agreements",
             product=product,
             usage_plan=self.usage_plan.usage_plan,
+            plans=self.plans,
             keys_table=self.gate.keys_table,
             seller=seller,
             observe_every=observe_every,
@@ -207,7 +238,7 @@ class SellableApi(Construct):
             agreements=self.agreements,
             seller=seller,
             api_url=self.api_url,
-            example_route=cdk.Lazy.uncached_string(_ExampleRoute(api, self.gate))
+            example_route=cdk.Lazy.uncached_string(_ExampleRoute(api, self.gate, self.plans))
             if example_route is None
             else example_route,
             throttle=onboarding_throttle,
@@ -227,6 +258,22 @@ class SellableApi(Construct):
                 "that calls BatchMeterUsage; do not publish the listing on this version alone, or "
                 "acknowledge this",
             )
+
+    def _plans(self, monetization: Monetization, removal_policy: cdk.RemovalPolicy) -> Plans:
+        # Whoever sells without documents does not pay for what reads them.
+        from marketplace_constructs.infrastructure.plans import Plans  # noqa: PLC0415
+
+        plans = Plans(
+            self,
+            "Plans",
+            monetization=monetization,
+            api=self.api,
+            stage=self.stage,
+            free_routes=self.gate.free_routes,
+            removal_policy=removal_policy,
+        )
+        self.gate.decide_by(plans.table)
+        return plans
 
     def grant_read_agreements(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let somebody list and show agreements: their facts, not their contacts."""
@@ -253,12 +300,14 @@ class SellableApi(Construct):
 class _ExampleRoute:
     """A route to try the key on, chosen when the API is complete."""
 
-    def __init__(self, api: apigateway.IRestApi, gate: Gate) -> None:
+    def __init__(self, api: apigateway.IRestApi, gate: Gate, plans: Plans | None) -> None:
         self._api = api
         self._gate = gate
+        self._plans = plans
 
     def produce(self, _context: cdk.IResolveContext) -> str:
-        sold = routes_of(self._api) - set(self._gate.free_routes)
+        routes = routes_of(self._api) if self._plans is None else self._plans.allowed_routes()
+        sold = routes - set(self._gate.free_routes)
         fit = [route for route in sold if route.startswith("GET ") and "{" not in route]
         return min(fit, key=lambda route: (len(route), route), default="GET /")
 
@@ -361,8 +410,36 @@ def _gate_choice_problems(
         )
 
 
-def _role_problems(product: Product, metering_role: iam.IRole | None) -> Iterator[Problem]:
-    if metering_role is None:
+def _sold_problems(
+    product: Product | None, monetization: Monetization | None, stage: apigateway.Stage | None
+) -> Iterator[Problem]:
+    if (product is None) == (monetization is None):
+        yield Problem(
+            "MP-SALE-12",
+            f"product or monetization, got {'neither' if product is None else 'both'}; expected one of them; give "
+            "product= to sell every call for the same, or monetization= to sell by documents",
+        )
+    resource = None if stage is None or monetization is None else stage.node.default_child
+    if isinstance(resource, apigateway.CfnStage) and is_token(resource.stage_name):
+        yield Problem(
+            "MP-SALE-14",
+            f"name of stage {resource.node.path}, got a token; expected it to be known at synthesis, since conditions "
+            "of policies may name it; give the stage a stage_name of plain text",
+        )
+
+
+def _plan_problems(monetization: Monetization | None, **limits: object) -> Iterator[Problem]:
+    given = [name for name, value in limits.items() if value is not None]
+    if monetization is not None and given:
+        yield Problem(
+            "MP-SALE-13",
+            f"monetization, got it together with {', '.join(given)}; expected the limits in the plans; write Throttle, "
+            "Quota and Limit into the documents, and remove them here",
+        )
+
+
+def _role_problems(product: Product | None, metering_role: iam.IRole | None) -> Iterator[Problem]:
+    if product is None or metering_role is None:
         return
     if not product.is_native:
         yield Problem(

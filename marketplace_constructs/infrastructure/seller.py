@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_ses as ses
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem
+
+if TYPE_CHECKING:
+    from aws_cdk import aws_ses as ses
 
 _EMAIL: Final = re.compile(r"[^@\s<>\"']+@[^@\s<>\"'.]+(\.[^@\s<>\"'.]+)+")
 _HTTPS: Final = re.compile(r"https://[^\s<>\"'/]+(/[^\s<>\"']*)?")

@@ -10,7 +10,6 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as events_targets
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_lambda_event_sources as lambda_event_sources
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct, IConstruct
@@ -38,6 +37,10 @@ _VISIBILITY_TIMEOUT: Final = cdk.Duration.seconds(360)
 """Six times the function's time, so that no message is handled twice at once.
 
 Source: Lambda developer guide, Using Lambda with Amazon SQS (read 2026-11-21)."""
+_READ_QUEUE: Final = ("sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage")
+"""What Lambda does to the queue with the function's role; CDK's own event source would allow two actions more.
+
+Source: SQS developer guide, Configuring a queue to trigger a Lambda function: execution role (read 2026-11-21)."""
 
 
 class SubscriptionEvents(Construct):
@@ -99,9 +102,11 @@ class SubscriptionEvents(Construct):
             settings=agreements.settings,
             removal_policy=removal_policy,
         )
-        agreements.grant_change_access_to_own(self.function)
-        self.function.add_event_source(
-            lambda_event_sources.SqsEventSource(self.queue, batch_size=10, report_batch_item_failures=True)
+        agreements.grant_record(self.function)
+        agreements.grant_settle(self.function)
+        self.queue.grant(self.function, *_READ_QUEUE)
+        self.function.add_event_source_mapping(
+            "Queue", batch_size=10, event_source_arn=self.queue.queue_arn, report_batch_item_failures=True
         )
         if agreements.product.is_legacy:
             self._subscribe_to_topics(agreements)
@@ -163,7 +168,10 @@ class SubscriptionEvents(Construct):
             targets=[events_targets.SqsQueue(self.queue, dead_letter_queue=self.dead_letters.queue)],
         )
         if cdk.Stack.of(self).region != MARKETPLACE_REGION:
-            cdk.Aspects.of(self).add(_WarnWithoutRelay(self), priority=cdk.AspectPriority.READONLY)
+            queue = self.queue.node.default_child
+            assert queue is not None
+            # The queue alone: an Aspect is called for everything below its construct.
+            cdk.Aspects.of(queue).add(_WarnWithoutRelay(self), priority=cdk.AspectPriority.READONLY)
 
 
 @jsii.implements(cdk.IAspect)
@@ -173,9 +181,8 @@ class _WarnWithoutRelay:
     def __init__(self, subscription_events: SubscriptionEvents) -> None:
         self._subscription_events = subscription_events
 
-    def visit(self, node: IConstruct) -> None:
-        if node is not self._subscription_events:
-            return
+    def visit(self, _queue: IConstruct) -> None:
+        node = self._subscription_events
         home = cdk.Stack.of(node)
         if is_token(home.region):
             cdk.Validations.of(node).add_warning(

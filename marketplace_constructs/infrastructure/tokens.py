@@ -1,4 +1,4 @@
-"""What is known at synthesis and what is not."""
+"""What is known at synthesis and what is not, and what there is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import aws_cdk as cdk
 import jsii
-from constructs import Construct, IValidation
+from constructs import Construct, IConstruct, IValidation
 
 from marketplace_constructs.domain.errors import Problem
 
@@ -19,6 +19,14 @@ def is_token(value: object) -> bool:
 def unknown_to_none(value: str) -> str | None:
     """The value where it is known at synthesis."""
     return None if is_token(value) else value
+
+
+def resources_of_type(scope: IConstruct, name: str) -> list[IConstruct]:
+    """The resources of a type in a tree, such as ``AWS::IAM::Role``.
+
+    Here every construct costs a call and a proxy, which ``find_all`` makes for the whole tree.
+    """
+    return cdk.ConstructSelector.resources_of_type(name).select(scope)
 
 
 @jsii.implements(IValidation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Final
 
 import aws_cdk as cdk
@@ -15,7 +16,7 @@ from marketplace_constructs.domain.product import Product
 from marketplace_constructs.domain.usage_plan import Quota, Throttle, limits_problems
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.routes import routes_of
-from marketplace_constructs.infrastructure.tokens import validate_at_synthesis
+from marketplace_constructs.infrastructure.tokens import resources_of_type, validate_at_synthesis
 
 RESOURCE_TYPE: Final = "Custom::MarketplaceProductCode"
 
@@ -41,6 +42,8 @@ class MarketplaceUsagePlan(Construct):
         quota: How many calls each key has in a period. Left out, keys are not limited.
         method_throttles: Limits of single routes, such as ``{"GET /v1/search": Throttle(...)}``, at most 20.
         usage_plan_name: Shown in the console. Left out, CloudFormation makes up a name.
+        is_billed: Whether AWS Marketplace bills the calls under this plan. Where it does not, as for the seller's own
+            consumers, the plan carries no product code under native metering either.
         removal_policy: What becomes of the function's log when it leaves the stack.
 
     Raises:
@@ -60,6 +63,7 @@ class MarketplaceUsagePlan(Construct):
         quota: Quota | None = None,
         method_throttles: Mapping[str, Throttle] | None = None,
         usage_plan_name: str | None = None,
+        is_billed: bool = True,
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
     ) -> None:
         method_throttles = dict(method_throttles or {})
@@ -68,6 +72,7 @@ class MarketplaceUsagePlan(Construct):
         super().__init__(scope, construct_id)
         earlier = self._earlier_plans()
         self.product = product
+        self._api_id, self._stage_name = api.rest_api_id, stage.stage_name
         self.usage_plan = apigateway.UsagePlan(
             self,
             "Plan",
@@ -84,25 +89,11 @@ class MarketplaceUsagePlan(Construct):
         self.usage_plan_id: str = self.usage_plan.usage_plan_id
         self.usage_plan_arn: str = usage_plan_arn(self, self.usage_plan_id)
         if method_throttles:
-            # CDK wants the methods themselves, which may be added later or stand in an OpenAPI document.
-            resource = self.usage_plan.node.default_child
-            assert isinstance(resource, apigateway.CfnUsagePlan)
-            resource.api_stages = [
-                apigateway.CfnUsagePlan.ApiStageProperty(
-                    api_id=api.rest_api_id,
-                    stage=stage.stage_name,
-                    throttle={
-                        _throttle_key(route): apigateway.CfnUsagePlan.ThrottleSettingsProperty(
-                            rate_limit=limit.rate_limit, burst_limit=limit.burst_limit
-                        )
-                        for route, limit in method_throttles.items()
-                    },
-                )
-            ]
+            self.limit_methods(_throttles(method_throttles))
             validate_at_synthesis(self, lambda: list(_route_problems(api, method_throttles)))
         for plan in earlier:
             self.usage_plan.node.add_dependency(plan)
-        if product.is_native:
+        if product.is_native and is_billed:
             self._set_product_code(product.product_code, removal_policy)
 
     @staticmethod
@@ -115,6 +106,22 @@ class MarketplaceUsagePlan(Construct):
             usage_plan_id: Id of the plan, not its name.
         """
         return apigateway.UsagePlan.from_usage_plan_id(scope, construct_id, usage_plan_id)
+
+    def limit_methods(
+        self, throttles: Mapping[str, apigateway.CfnUsagePlan.ThrottleSettingsProperty] | cdk.IResolvable
+    ) -> None:
+        """Limit single methods.
+
+        Args:
+            throttles: By path and method, such as ``/v1/search/GET``; lazy where they are known only when the app is
+                complete.
+        """
+        # CDK wants the methods themselves, which may be added later or stand in an OpenAPI document.
+        resource = self.usage_plan.node.default_child
+        assert isinstance(resource, apigateway.CfnUsagePlan)
+        resource.api_stages = [
+            apigateway.CfnUsagePlan.ApiStageProperty(api_id=self._api_id, stage=self._stage_name, throttle=throttles)
+        ]
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let somebody see the plan, its product code and its limits."""
@@ -153,19 +160,39 @@ class MarketplaceUsagePlan(Construct):
         )
 
     def _earlier_plans(self) -> list[MarketplaceUsagePlan]:
-        plans = cdk.Stack.of(self).node.find_all()
-        return [plan for plan in plans if isinstance(plan, MarketplaceUsagePlan) and plan is not self][-1:]
+        plans = resources_of_type(cdk.Stack.of(self), "AWS::ApiGateway::UsagePlan")
+        # A resource stands in CDK's plan, and that in ours.
+        owners = [plan.node.scopes[-3] for plan in plans]
+        return [owner for owner in owners if isinstance(owner, MarketplaceUsagePlan)][-1:]
+
+
+@cache
+def control_plane_arn(scope: Construct) -> str:
+    """What ARNs of API Gateway's control plane in the stack's Region begin with; they have no account."""
+    stack = cdk.Stack.of(scope)
+    return f"arn:{stack.partition}:apigateway:{stack.region}::"
 
 
 def usage_plan_arn(scope: Construct, usage_plan_id: str) -> str:
-    """ARN of a usage plan of the stack's Region; API Gateway's control plane has no account in its ARNs."""
-    stack = cdk.Stack.of(scope)
-    return f"arn:{stack.partition}:apigateway:{stack.region}::/usageplans/{usage_plan_id}"
+    """ARN of a usage plan of the stack's Region."""
+    return f"{control_plane_arn(scope)}/usageplans/{usage_plan_id}"
 
 
-def _throttle_key(route: str) -> str:
+def throttle_key(route: str) -> str:
+    """How a usage plan names a route such as ``GET /v1/x``."""
     method, path = route.split(" ")
     return f"{path}/{method}"
+
+
+def _throttles(
+    method_throttles: Mapping[str, Throttle],
+) -> dict[str, apigateway.CfnUsagePlan.ThrottleSettingsProperty]:
+    return {
+        throttle_key(route): apigateway.CfnUsagePlan.ThrottleSettingsProperty(
+            rate_limit=limit.rate_limit, burst_limit=limit.burst_limit
+        )
+        for route, limit in method_throttles.items()
+    }
 
 
 def _route_problems(api: apigateway.IRestApi, method_throttles: Mapping[str, Throttle]) -> Iterator[Problem]:

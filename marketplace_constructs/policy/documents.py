@@ -65,7 +65,7 @@ STATUS_CLASSES: Final = ("2", "3", "4", "5")
 _NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 _EVENT: Final = re.compile(rf"event:{_NAME}")
 _PARAMETER: Final = re.compile(rf"\$\{{param\.({_NAME})\}}")
-_INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _DIMENSION: Final = r"[A-Za-z0-9_.-]{1,100}"
 
 
@@ -95,7 +95,9 @@ def _decimal(value: object) -> Decimal:
 
 def _decimal_text(value: object) -> Decimal:
     try:
-        number = Decimal(value) if isinstance(value, str) and re.fullmatch(r"\d{1,18}(\.\d{1,18})?", value) else None
+        number = (
+            Decimal(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", value) else None
+        )
     except InvalidOperation:  # pragma: no cover - the pattern admits decimals only
         number = None
     if number is None:
@@ -184,7 +186,7 @@ Instant = Annotated[
 Price = Annotated[
     Decimal,
     BeforeValidator(_decimal_text),
-    WithJsonSchema({"type": "string", "pattern": r"^\d{1,18}(\.\d{1,18})?$"}),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?$"}),
 ]
 Resource = Annotated[
     Pattern,
@@ -631,7 +633,7 @@ def parse_document(source: Source) -> Parsed:
     if not isinstance(data, dict):
         if not faults:
             faults.append(_fault(source, "MON101", (), f"document, got {_shown(data)}; expected members"))
-    elif data.get("Kind") not in KINDS:
+    elif not isinstance(data.get("Kind"), str) or data["Kind"] not in KINDS:
         got = _shown(data["Kind"]) if "Kind" in data else "none"
         faults.append(_fault(source, "MON101", ("Kind",), f"Kind, got {got}; expected one of {', '.join(KINDS)}"))
     else:

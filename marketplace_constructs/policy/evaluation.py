@@ -6,6 +6,7 @@ are equal in rank and not disjoint, that is a tie: an error, never a choice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -31,12 +32,15 @@ from marketplace_constructs.policy.source import Path
 MAX_PIECES: Final = 4_096
 """Into how many regions the conditions on one route may cut one dimension: bounds what a hostile pool can ask for."""
 
+MAX_COMPARISONS: Final = 1_000_000
+"""Of Meters of equal rank with each other, on all routes together: a few seconds' work."""
+
 Rank = tuple[Specificity, bool, int]
 """Specificity of the pattern, method named, number of distinct condition keys: the largest wins."""
 
 
 class TooIntertwinedError(Exception):
-    """The conditions on one route cut a dimension into more regions than MAX_PIECES."""
+    """The conditions on one route cut a dimension into too many regions, or are too many to compare."""
 
     def __init__(self, route: Route, dimension: str) -> None:
         super().__init__(f"{route}: {dimension}")
@@ -237,12 +241,14 @@ def expand_attached(
     cells: list[Cell] = []
     # Routes that the same statements match in the same ranks have the same cells.
     known: dict[tuple[tuple[int, Rank], ...], tuple[tuple[Cell, ...], tuple[Tie, ...]]] = {}
+    comparisons = _Comparisons()
     for route in sold:
         on_route = matches[route]
         accesses.append(_access(route, on_route))
         signature = tuple((id(match.attached), match.rank) for match in on_route)
         if signature not in known:
-            known[signature] = _cells(route, on_route)
+            # With so many ties, one more tells nothing.
+            known[signature] = _cells(route, on_route, comparisons if len(ties) < MAX_PIECES else None)
         shape, found = known[signature]
         cells += [_moved(cell, route) for cell in shape]
         for tie in found:
@@ -335,7 +341,21 @@ def _access(route: Route, matches: Iterable[Match]) -> RouteAccess:
     )
 
 
-def _cells(route: Route, matches: Sequence[Match]) -> tuple[tuple[Cell, ...], tuple[Tie, ...]]:
+class _Comparisons:
+    """Counts what is compared, over all routes."""
+
+    def __init__(self) -> None:
+        self.left = MAX_COMPARISONS
+
+    def count(self, route: Route, dimension: str) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise TooIntertwinedError(route, dimension)
+
+
+def _cells(
+    route: Route, matches: Sequence[Match], comparisons: _Comparisons | None
+) -> tuple[tuple[Cell, ...], tuple[Tie, ...]]:
     meters: dict[str, list[Match]] = {}
     for match in matches:
         if isinstance(match.attached.statement, Meter):
@@ -343,7 +363,8 @@ def _cells(route: Route, matches: Sequence[Match]) -> tuple[tuple[Cell, ...], tu
     cells: list[Cell] = []
     ties: list[Tie] = []
     for dimension, candidates in sorted(meters.items()):
-        ties += _ties(route, dimension, candidates)
+        if comparisons is not None:
+            ties += _ties(route, dimension, candidates, comparisons)
         # Among Exempts only the pattern decides which of them is named.
         exempts = sorted((match for match in matches if _exempts(match.attached, dimension)), key=_name)
         exempts.sort(key=lambda match: match.rank[0], reverse=True)
@@ -356,12 +377,13 @@ def _exempts(attached: Attached, dimension: str) -> bool:
     return isinstance(statement, Exempt) and ("*" in statement.dimension or dimension in statement.dimension)
 
 
-def _ties(route: Route, dimension: str, candidates: Sequence[Match]) -> list[Tie]:
+def _ties(route: Route, dimension: str, candidates: Sequence[Match], comparisons: _Comparisons) -> list[Tie]:
     ties = []
     for index, one in enumerate(candidates):
         for other in candidates[index + 1 :]:
             if other.rank != one.rank:
                 break
+            comparisons.count(route, dimension)
             if not is_empty(intersection(one.region, other.region)):
                 ties.append(Tie(one=one.attached, other=other.attached, route=route, dimension=dimension))
                 if len(ties) > MAX_PIECES:
@@ -380,19 +402,22 @@ def _dimension_cells(route: Route, dimension: str, candidates: Sequence[Match]) 
             if is_empty(taken):
                 left.append(region)
                 continue
-            cells += _boxed(route, dimension, match.attached, taken)
+            cells += _boxed(route, dimension, match.attached, taken, room=MAX_PIECES - len(cells))
             left += difference(region, match.region)
         rest = left
-        if len(rest) > MAX_PIECES or len(cells) > MAX_PIECES:
+        if len(rest) > MAX_PIECES:
             raise TooIntertwinedError(route, dimension)
         if not rest:
             break
     for region in rest:
-        cells += _boxed(route, dimension, None, region)
+        cells += _boxed(route, dimension, None, region, room=MAX_PIECES - len(cells))
     return sorted(cells, key=lambda cell: (cell.status, cell.response_bytes, cell.integration_ms, cell.time_ms))
 
 
-def _boxed(route: Route, dimension: str, attached: Attached | None, region: Region) -> Iterable[Cell]:
+def _boxed(route: Route, dimension: str, attached: Attached | None, region: Region, *, room: int) -> Iterable[Cell]:
+    # Counted first: a few thousand values of each key make more boxes than any memory holds.
+    if math.prod(map(len, region)) > room:
+        raise TooIntertwinedError(route, dimension)
     statement = attached.statement if attached else None
     for status, size, latency, time in boxes(region):
         if attached is None or statement is None:
@@ -450,7 +475,7 @@ def _events(attached: Sequence[Attached]) -> tuple[tuple[EventMeter, ...], tuple
                 dimension=dimension,
                 policy=first.policy,
                 sid=first.statement.sid,
-                round_up=first.statement.quantity.round_up_per_request or 1,
+                round_up=first.statement.quantity.round_up_per_request or 0,
                 multiply=first.multiply,
             )
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
 from typing import Final
 
 from marketplace_constructs.domain.usage_plan import METHODS
@@ -89,6 +89,19 @@ class Pattern:
         return self.text
 
 
+class Trait(StrEnum):
+    """What may make a route's figures mislead."""
+
+    ASYNCHRONOUS = "asynchronous"
+    """The backend is only told, and works on after the answer."""
+    CACHED = "cached"
+    """The stage's cache may answer."""
+    COMPRESSED = "compressed"
+    """The gateway compresses where the caller asks for it."""
+    STREAMED = "streamed"
+    """The response is sent on while it is made."""
+
+
 @dataclass(frozen=True, order=True)
 class Route:
     """One method of the API on one resource path.
@@ -101,6 +114,7 @@ class Route:
         requires_key: None where it is not known.
         header_parameters: Names of the headers that an OpenAPI document declares, in lower case.
         statuses: The response statuses that it declares, such as ``200`` or ``3XX``.
+        traits: What may make its figures mislead, as far as it is known.
     """
 
     path: str
@@ -110,6 +124,7 @@ class Route:
     requires_key: bool | None = field(default=None, compare=False)
     header_parameters: tuple[str, ...] = field(default=(), compare=False)
     statuses: tuple[str, ...] = field(default=(), compare=False)
+    traits: tuple[Trait, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -124,15 +139,7 @@ def expanded(routes: Iterable[Route]) -> tuple[Route, ...]:
         for method in METHODS if route.method == ANY else (route.method,):
             if route.method == ANY and (route.path, method) in declared:
                 continue
-            result[route.path, method] = Route(
-                path=route.path,
-                method=method,
-                is_preflight=route.is_preflight,
-                integration=route.integration,
-                requires_key=route.requires_key,
-                header_parameters=route.header_parameters,
-                statuses=route.statuses,
-            )
+            result[route.path, method] = replace(route, method=method)
     return tuple(result[key] for key in sorted(result))
 
 
@@ -141,6 +148,7 @@ class RouteTree:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._root = _Node()
+        self._known: dict[str, tuple[str, ...]] = {}
         for path in sorted(set(paths)):
             node = self._root
             for segment in _segments(path):
@@ -149,6 +157,11 @@ class RouteTree:
 
     def matches(self, pattern: Pattern) -> Iterator[str]:
         """The templates that the pattern matches, each once."""
+        if pattern.text not in self._known:
+            self._known[pattern.text] = tuple(self._walk(pattern))
+        return iter(self._known[pattern.text])
+
+    def _walk(self, pattern: Pattern) -> Iterator[str]:
         nodes = [self._root]
         for segment in pattern.segments:
             if segment == "**":

@@ -29,6 +29,7 @@ Path = tuple[str | int, ...]
 
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _SURROGATES: Final = re.compile(r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
+_OTHERWISE: Final = {0x09: " ", 0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 _WORDS: Final = {"true": True, "false": False, "null": None}
 _RESOLVER: Final[Any] = yaml.resolver.Resolver()
 """What a bare word means to the oldest and most liberal readers."""
@@ -114,9 +115,10 @@ def read_source(document: str, text: str) -> Source:
         _check_size(text)
         if document.endswith(".json"):
             _check_json(text)
-            # The reader below places what it reads and knows no tabs; in valid JSON they stand between parts only.
+            # The reader below places what it reads, knows no tabs, which in valid JSON stand between parts only, and
+            # breaks lines where JSON has a character of a text.
             # It wants a character beyond U+FFFF itself, where JSON may write its two halves.
-            text = _SURROGATES.sub(lambda pair: pair[1] + json.loads(f'"{pair[2]}"'), text.replace("\t", " "))
+            text = _SURROGATES.sub(lambda pair: pair[1] + json.loads(f'"{pair[2]}"'), text.translate(_OTHERWISE))
         data = reader.read(text)
     except _UnreadableError as error:
         fault = Fault(code="MON101", document=document, path=error.path, details=error.details)
@@ -169,7 +171,7 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             problem = str(error.problem or "something else").lower()
             raise _UnreadableError(f"YAML, got: {problem}; expected valid YAML", _place(error.problem_mark)) from None
-        except yaml.YAMLError as error:  # a character that no YAML may hold
+        except (yaml.YAMLError, UnicodeEncodeError) as error:  # a character that no YAML, or no text, may hold
             raise _UnreadableError(f"text, got {type(error).__name__}; expected printable UTF-8") from None
         return data
 

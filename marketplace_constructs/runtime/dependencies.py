@@ -12,6 +12,7 @@ from marketplace_constructs.runtime.agreements.marketplace import AwsMarketplace
 from marketplace_constructs.runtime.agreements.service import AgreementsService
 from marketplace_constructs.runtime.aws import client
 from marketplace_constructs.runtime.clock import Clock, utc_now
+from marketplace_constructs.runtime.plan_versions import DynamoDbPlanVersions, HeldPlans
 from marketplace_constructs.runtime.settings import AgreementsSettings
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Dependencies:
             agreement=lambda: client("marketplace-agreement", AGREEMENT_REGION),
             clock=clock,
         )
+        self.plans = (
+            HeldPlans(DynamoDbPlanVersions(client("dynamodb"), settings.plans_table)) if settings.plans_table else None
+        )
         self.access = self.access_over(self.api_keys)
         self.service = AgreementsService(
             product=self.product,
@@ -61,4 +65,5 @@ class Dependencies:
             entries=self.entries,
             api_keys=api_keys,
             clock=self.clock,
+            plans=self.plans,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from botocore.exceptions import ClientError
 
-from marketplace_constructs.domain.plan_versions import PlanVersion, holding, hour_of
+from marketplace_constructs.domain.plan_versions import PlanVersion, deployed, hour_of
 from marketplace_constructs.runtime.aws import error_code
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class DynamoDbPlanVersions:
 
 
 class HeldPlans:
-    """What holds, without a question to the table for each buyer."""
+    """What holds of the plans in the stack, without a question to the table for each buyer."""
 
     def __init__(self, versions: PlanVersions) -> None:
         self._versions: Final = versions
@@ -107,16 +107,9 @@ class HeldPlans:
         """
         if not {version.plan for version in self._known}.issuperset(named):
             self._read_at = None
-        return holding(self._all(now), now)
-
-    def usage_plan_ids(self, now: datetime) -> frozenset[str]:
-        """Of every version that there ever was."""
-        return frozenset(version.usage_plan_id for version in self._all(now))
-
-    def _all(self, now: datetime) -> tuple[PlanVersion, ...]:
         if not is_fresh(self._read_at, now):
             self._known, self._read_at = self._versions.versions(), now
-        return self._known
+        return deployed(self._known, now)
 
 
 def is_fresh(read_at: datetime | None, now: datetime) -> bool:

@@ -52,7 +52,7 @@ def test_every_code_that_can_be_raised_is_explained_and_no_other() -> None:
     assert set(documented) == set(CODE.findall(sources()))
 
 
-@pytest.mark.parametrize("page", ["errors.md", "command-line.md"])
+@pytest.mark.parametrize("page", ["errors.md", "command-line.md", "monetization-rules.md"])
 def test_a_page_that_is_made_from_the_source_says_what_the_source_says(page: str) -> None:
     made = subprocess.run(
         [sys.executable, "-c", f"import generate; print(generate.PAGES[{page!r}](), end='')"],

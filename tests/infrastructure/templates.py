@@ -36,8 +36,10 @@ STATEFUL = (
     "AWS::ApiGateway::Stage",
     "AWS::ApiGateway::UsagePlan",
     "AWS::DynamoDB::Table",
+    "AWS::S3::Bucket",
     "AWS::SQS::Queue",
     "AWS::SecretsManager::Secret",
+    "Custom::MarketplacePlans",
     "Custom::MarketplaceProductCode",
 )
 """What hurts when it is replaced: data, and what buyers' keys and the listing point at."""

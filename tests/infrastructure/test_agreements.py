@@ -12,15 +12,26 @@ from templates import CONTRACT, MakeApp, Template, define, environment
 from marketplace_constructs import (
     AgreementKind,
     Agreements,
+    Category,
+    Dimension,
+    DimensionType,
     MarketplaceConstructsError,
     Metering,
     PricingModel,
+    Product,
     Seller,
 )
 from marketplace_constructs.runtime.settings import ReconciliationSettings
 
 PLAN = "arn:${AWS::Partition}:apigateway:${AWS::Region}::/usageplans/plan123"
 KEYS = "arn:${AWS::Partition}:apigateway:${AWS::Region}::/apikeys"
+CONCURRENT = Product.concurrent("concurrent123", dimensions=[Dimension.requests("calls")])
+LEGACY_CONTRACT = Product.legacy(
+    "contract456",
+    pricing_model=PricingModel.CONTRACT,
+    metering=Metering.PIPELINE,
+    dimensions=[Dimension(key="seats", category=Category.USERS, type=DimensionType.ENTITLED)],
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +122,10 @@ def test_a_legacy_reconciliation_may_do_what_it_does_and_nothing_else(
         f"${{{log}.Arn}}": {"logs:CreateLogStream", "logs:PutLogEvents"},
         "*": {"xray:PutTelemetryRecords", "xray:PutTraceSegments"},
         f"${{{queue}.Arn}}": {"sqs:SendMessage"},
-        f"${{{facts}.Arn}}": {"dynamodb:PutItem", "dynamodb:Query", "dynamodb:Scan"},
-        f"${{{contacts}.Arn}}": {"dynamodb:Scan", "dynamodb:UpdateItem"},
+        f"${{{facts}.Arn}}": {"dynamodb:Query", "dynamodb:Scan"},
+        f"${{{contacts}.Arn}}": {"dynamodb:Scan"},
         "arn:aws:dynamodb:us-east-1:111122223333:table/keys": {"dynamodb:GetItem", "dynamodb:PutItem"},
-        KEYS: {"apigateway:GET", "apigateway:POST"},
+        KEYS: {"apigateway:GET"},
         f"{KEYS}/*": {"apigateway:DELETE", "apigateway:GET", "apigateway:PATCH"},
         PLAN: {"apigateway:GET", "apigateway:PATCH"},
         f"{PLAN}/keys": {"apigateway:GET", "apigateway:POST"},
@@ -122,11 +133,30 @@ def test_a_legacy_reconciliation_may_do_what_it_does_and_nothing_else(
     }
 
 
-def test_contracts_and_concurrent_agreements_add_what_they_need(
-    legacy: tuple[Template, Agreements], contract: tuple[Template, Agreements]
+@pytest.mark.parametrize(
+    ("product", "marketplace"),
+    [
+        (LEGACY_CONTRACT, {"aws-marketplace:GetEntitlements"}),
+        (CONCURRENT, {"aws-marketplace:DescribeAgreement"}),
+        (CONTRACT, {"aws-marketplace:DescribeAgreement", "aws-marketplace:GetEntitlements"}),
+    ],
+    ids=["legacy contract", "concurrent subscription", "concurrent contract"],
+)
+def test_a_reconciliation_that_can_ask_aws_may_record_the_answer(
+    make_app: MakeApp, product: Product, marketplace: set[str]
 ) -> None:
-    added = {"aws-marketplace:DescribeAgreement", "aws-marketplace:GetEntitlements"}
-    assert contract[0].actions("ReconciliationRole")["*"] - legacy[0].actions("ReconciliationRole")["*"] == added
+    stack = cdk.Stack(make_app(), "S")
+    agreements = define(stack, product=product)
+    template = Template(stack)
+    actions = template.actions("ReconciliationRole")
+    assert {action for action in actions["*"] if action.startswith("aws-marketplace:")} == marketplace
+    assert "dynamodb:PutItem" in actions[f"${{{template.logical_id(agreements.facts_table)}.Arn}}"]
+
+
+def test_with_a_sender_the_reconciliation_may_note_what_it_sent(contract: tuple[Template, Agreements]) -> None:
+    template, agreements = contract
+    contacts = f"${{{template.logical_id(agreements.contacts_table)}.Arn}}"
+    assert template.actions("ReconciliationRole")[contacts] == {"dynamodb:Scan", "dynamodb:UpdateItem"}
 
 
 def test_mail_may_be_sent_as_the_given_identity_only(contract: tuple[Template, Agreements]) -> None:

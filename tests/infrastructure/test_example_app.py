@@ -68,6 +68,18 @@ def test_an_operator_finds_everything_in_the_outputs(assembly: tuple[Path, str],
     } <= set(outputs)
 
 
+def test_plans_are_found_in_the_outputs_where_there_are_several(assembly: tuple[Path, str]) -> None:
+    of_plans = {"PlansTable", "PlanTablesBucket", "UsagePlanIds"}
+    found = template(assembly[0], "ConcurrentSale")
+    assert of_plans <= set(found["Outputs"])
+    assert not of_plans & set(template(assembly[0], "LegacySale")["Outputs"])
+    joined = found["Outputs"]["UsagePlanIds"]["Value"]["Fn::Join"][1]
+    ids = json.loads("".join(part if isinstance(part, str) else part["Ref"] for part in joined))
+    plans = {n for n, r in found["Resources"].items() if r["Type"] == "AWS::ApiGateway::UsagePlan"}
+    assert set(ids) == {path.stem for path in (ROOT / "monetization/plans").iterdir()}
+    assert set(ids.values()) == plans
+
+
 def test_health_is_free_and_the_rest_of_the_document_is_sold(assembly: tuple[Path, str]) -> None:
     document = json.loads((ROOT / "stacks/nouns_api/openapi.json").read_text())
     declared = sum(len(item) for item in document["paths"].values())
@@ -89,6 +101,11 @@ def test_the_stacks_of_two_kinds_differ_in_metering(assembly: tuple[Path, str]) 
     assert types["LegacySale"] - types["ConcurrentSale"] == {
         "AWS::SNS::Subscription",
         "Custom::MarketplaceProductCode",
+    }
+    assert types["ConcurrentSale"] - types["LegacySale"] == {
+        "AWS::S3::Bucket",
+        "AWS::S3::BucketPolicy",
+        "Custom::MarketplacePlans",
     }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import aws_cdk as cdk
@@ -11,6 +12,8 @@ from aws_cdk import aws_certificatemanager as certificatemanager
 from templates import CONTRACT, SELLER, MakeApp, Template, define, environment, methods
 
 from marketplace_constructs import MarketplaceConstructsError, Onboarding, Seller, Throttle
+from marketplace_constructs.runtime.agreements.access import MAY_COME_TO_BE
+from marketplace_constructs.runtime.aws import CONFIG
 from marketplace_constructs.runtime.settings import OnboardingSettings
 
 CERTIFICATE = "arn:aws:acm:us-east-1:111122223333:certificate/11112222-3333-4444-5555-666677778888"
@@ -148,6 +151,9 @@ def test_only_secrets_manager_of_this_account_may_renew_the_signing_secret(plain
     permission = plain[0].only("AWS::Lambda::Permission", "SigningSecretFunction")["Properties"]
     assert permission["Principal"] == "secretsmanager.amazonaws.com"
     assert permission["SourceAccount"] == "${AWS::AccountId}"
+    # The first rotation begins with the schedule.
+    [name] = [name for name in plain[0].of_type("AWS::Lambda::Permission") if "SigningSecretFunction" in name]
+    assert name in plain[0].only("AWS::SecretsManager::RotationSchedule")["DependsOn"]
 
 
 @pytest.mark.parametrize(("which", "rate", "burst"), [("plain", 20, 40), ("full", 21, 22)])
@@ -191,6 +197,8 @@ def test_the_secret_is_made_here_and_renewed_every_30_days_by_its_own_function(
     assert schedule["RotationRules"] == {"ScheduleExpression": "rate(30 days)"}
     [name] = [name for name in template.of_type("AWS::Lambda::Function") if "SigningSecretFunction" in name]
     assert schedule["RotationLambdaARN"] == f"${{{name}.Arn}}"
+    [secret_id] = template.of_type("AWS::SecretsManager::Secret")
+    assert schedule["SecretId"] == f"${{{secret_id}}}"
     function = template.only("AWS::Lambda::Function", "SigningSecretFunction")["Properties"]
     assert function["Handler"] == "marketplace_constructs.runtime.onboarding.signing_secret.handler"
 
@@ -207,12 +215,14 @@ def test_the_page_may_read_the_secret_and_only_its_function_may_change_it(
     template, onboarding = plain
     secret = f"${{{template.logical_id(onboarding.signing_secret)}}}"
     assert template.actions("OnboardingFunctionRole")[secret] == {"secretsmanager:GetSecretValue"}
-    assert template.actions("SigningSecretFunctionRole")[secret] == {
+    actions = template.actions("SigningSecretFunctionRole")
+    assert actions.pop(secret) == {
         "secretsmanager:DescribeSecret",
         "secretsmanager:GetSecretValue",
         "secretsmanager:PutSecretValue",
         "secretsmanager:UpdateSecretVersionStage",
     }
+    assert not [action for action in set().union(*actions.values()) if not action.startswith(("logs:", "xray:"))]
 
 
 def test_the_page_may_resolve_customers_keep_contacts_and_change_access(
@@ -224,15 +234,35 @@ def test_the_page_may_resolve_customers_keep_contacts_and_change_access(
         "aws-marketplace:ResolveCustomer",
     }
     [contacts] = [allowed for resource, allowed in actions.items() if "Contacts" in resource]
-    assert contacts == {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"}
+    assert contacts == {"dynamodb:GetItem", "dynamodb:PutItem"}
     [facts] = [allowed for resource, allowed in actions.items() if "Facts" in resource]
     assert facts == {"dynamodb:PutItem", "dynamodb:Query"}
+    assert [allowed for resource, allowed in actions.items() if resource.endswith("/apikeys")] == [
+        {"apigateway:GET", "apigateway:POST"}
+    ]
+    assert [allowed for resource, allowed in actions.items() if resource.endswith("/plan123/keys")] == [
+        {"apigateway:POST"}
+    ]
     assert "ses:SendEmail" not in set().union(*actions.values())
 
 
 def test_mail_may_be_sent_as_the_sender_only(full: tuple[Template, Onboarding]) -> None:
     [resource] = [r for r, a in full[0].actions("OnboardingFunctionRole").items() if "ses:SendEmail" in a]
     assert resource == "arn:${AWS::Partition}:ses:${AWS::Region}:${AWS::AccountId}:identity/noreply@example.com"
+
+
+def test_with_a_sender_the_page_may_note_what_it_sent(full: tuple[Template, Onboarding]) -> None:
+    [contacts] = [a for resource, a in full[0].actions("OnboardingFunctionRole").items() if "Contacts" in resource]
+    assert contacts == {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"}
+
+
+def test_a_missing_key_is_looked_for_while_somebody_may_still_make_it(plain: tuple[Template, Onboarding]) -> None:
+    makes, looks = (
+        timedelta(seconds=plain[0].only("AWS::Lambda::Function", part)["Properties"]["Timeout"])
+        for part in ("OnboardingFunction", "Reconciliation")
+    )
+    last_try = timedelta(seconds=sum(vars(CONFIG)[name] for name in ("connect_timeout", "read_timeout")))
+    assert makes + last_try + looks < MAY_COME_TO_BE
 
 
 def test_the_function_reads_back_what_the_construct_was_told(full: tuple[Template, Onboarding]) -> None:

@@ -205,11 +205,11 @@ def test_a_plan_table_is_kept_under_the_digest_of_its_text(tables: PlanTables) -
 
 
 @pytest.fixture(params=["memory", "api gateway", "snapshot"])
-def api_keys(request: pytest.FixtureRequest, aws: LocalAws, plan: str) -> ApiKeys:
+def api_keys(request: pytest.FixtureRequest, aws: LocalAws) -> ApiKeys:
     if request.param == "memory":
         return MemoryApiKeys()
     real = ApiGatewayKeys(aws.client("apigateway"))
-    return real if request.param == "api gateway" else SnapshotApiKeys(real, prefix="Sale/", usage_plan_id=plan)
+    return real if request.param == "api gateway" else SnapshotApiKeys(real, prefix="Sale/")
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_key_that_comes_to_be_after_a_run_is_removed_by_the_next() -> None:
     overtaken(sale, then=dies)
     sale.wait(seconds=30)
     # A run looks at the keys when it begins, and comes to this buyer at the end of a function's longest time.
-    seen = SnapshotApiKeys(sale.api_keys, prefix=PREFIX, usage_plan_id=PLAN)
+    seen = SnapshotApiKeys(sale.api_keys, prefix=PREFIX)
     late[0]()
     sale.wait(minutes=15)
     reconcile(

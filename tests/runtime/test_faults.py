@@ -282,6 +282,7 @@ class Hourly:
                 api_keys=Trapped(sale.api_keys, trap),
                 access_over=access_over,
                 clock=lambda: sale.now,
+                plans=None,
             ),
         )
 

@@ -12,6 +12,7 @@ from marketplace_constructs import (
     Gate,
     MarketplaceUsagePlan,
     MeteringRole,
+    Monetization,
     Period,
     PricingModel,
     Product,
@@ -47,8 +48,13 @@ grant: iam.Grant = sale.grant_read_agreements(iam.Role(stack, "R", assumed_by=ia
 guarded: dict[str, object] = gate.guard({"openapi": "3.0.3"})
 SubscriptionRelayStack(app, "Relay", home=stack)
 
+monetization: Monetization = Monetization.from_directory("monetization", product_code="abc123")
+plans: tuple[str, ...] = monetization.plans
+SellableApi(stack, "Documents", api=api, monetization=monetization, support_contact="help@example.com")
+SellableApi(stack, "Neither", api=api, monetization="monetization", support_contact="x")  # type: ignore[arg-type]
+
 SellableApi(stack, "A", api=api, product="abc123", support_contact="x")  # type: ignore[arg-type]  # a Product
 SellableApi(stack, "B", api=api, product=product)  # type: ignore[call-arg]  # a support contact is needed
-SellableApi(stack, "C", api, product, "x")  # type: ignore[call-arg]  # keyword-only
+SellableApi(stack, "C", api, product, "x")  # type: ignore[call-arg, arg-type]  # keyword-only
 Throttle(10, 20)  # type: ignore[call-arg]  # keyword-only
 Product.concurrent("abc123")  # type: ignore[call-arg]  # nothing but the seller knows the dimensions

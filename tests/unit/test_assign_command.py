@@ -86,7 +86,10 @@ class LocalSale(_Sale):
     def versions(self) -> tuple[PlanVersion, ...]:
         since = hour_of(datetime.now(UTC)) - 10 * HOUR
         held = [
-            PlanVersion(plan=plan, holds_from=since, digest=plan, usage_plan_id=f"plan-of-{plan}") for plan in TABLES
+            PlanVersion(
+                plan=plan, holds_from=since, digest=plan, usage_plan_id=f"plan-of-{plan}", assign_to='"Default"'
+            )
+            for plan in TABLES
         ]
         return (*held, replace(held[0], plan="later@1", holds_from=since + 100 * HOUR))
 

@@ -164,6 +164,20 @@ def test_the_last_word_for_an_hour_counts_whatever_order_it_is_read_in() -> None
         assert [assignment.plan for assignment in one(*order).assignments] == ["retail@2"]
 
 
+def test_the_last_word_for_an_hour_counts_whichever_agreement_of_the_chain_it_was_said_of() -> None:
+    renewal = (
+        fact(FactKind.AGREED, agreement_id="agmt-two", previous_agreement_id="agmt-one"),
+        fact(FactKind.ACTIVATED, agreement_id="agmt-two", license_arn="l-2"),
+    )
+    for order in (("agmt-one", "agmt-two"), ("agmt-two", "agmt-one")):
+        words = [
+            assigned(plan, 1, said_at=NOW + timedelta(minutes=minute), agreement_id=order[minute])
+            for minute, plan in enumerate(("retail@1", "gold@1"))
+        ]
+        _, new = agreements_of([*SOLD, *renewal, *words], product=CONCURRENT, now=NOW)
+        assert [assignment.plan for assignment in new.assignments] == ["gold@1"]
+
+
 def test_a_renewal_goes_on_with_the_plan_of_what_it_renews() -> None:
     renewal = (
         fact(FactKind.AGREED, agreement_id="agmt-two", at=NOW, previous_agreement_id="agmt-one", offer_id="offer-two"),

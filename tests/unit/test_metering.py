@@ -316,8 +316,10 @@ def test_a_record_leaves_the_open_ones_when_its_fate_is_known() -> None:
         ([Status.CUSTOMER_NOT_SUBSCRIBED], False, (Outcome.LOST, LossReason.NOT_SUBSCRIBED)),
         ([Status.UNPROCESSED, Status.CUSTOMER_NOT_SUBSCRIBED], False, (Outcome.LOST, LossReason.NOT_SUBSCRIBED)),
         ([None, Status.CUSTOMER_NOT_SUBSCRIBED], False, (Outcome.IN_DOUBT, None)),
-        ([Status.UNKNOWN, Status.REFUSED], False, (Outcome.IN_DOUBT, None)),
-        ([Status.REFUSED], False, (Outcome.LOST, LossReason.REFUSED)),
+        ([Status.UNKNOWN, Status.REFUSED], False, (Outcome.OPEN, None)),
+        ([Status.UNKNOWN, Status.REFUSED], True, (Outcome.IN_DOUBT, None)),
+        ([Status.REFUSED], False, (Outcome.OPEN, None)),
+        ([Status.REFUSED], True, (Outcome.LOST, LossReason.REFUSED)),
     ],
 )
 def test_what_became_of_a_record(

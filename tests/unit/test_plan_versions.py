@@ -14,6 +14,7 @@ from marketplace_constructs.domain.plan_versions import (
     LEAD,
     Assignment,
     PlanVersion,
+    deployed,
     due_versions,
     holding,
     hour_of,
@@ -74,6 +75,14 @@ def test_a_plan_holds_from_the_hour_that_its_document_names() -> None:
     assert deploy(known, new_year + HOUR, plan("b"), earliest=new_year)[-1].holds_from == new_year + 2 * HOUR
 
 
+def test_a_usage_plan_that_was_replaced_is_replaced_at_once() -> None:
+    known = deploy((), NOON - HOUR, plan("a"))
+    known = deploy(known, NOON, plan("b", usage_plan_id="anew"))
+    found = deployed(known, NOON)["retail@1"]
+    assert (found.digest, found.usage_plan_id) == ("a", "anew")
+    assert deployed(known, NOON - 2 * HOUR) == {}
+
+
 def test_of_two_deployments_within_an_hour_the_later_holds() -> None:
     known = deploy((), NOON - HOUR, plan("a"))
     known = deploy(known, NOON + timedelta(minutes=10), plan("b"))
@@ -103,12 +112,15 @@ def test_what_was_announced_for_later_gives_way_to_a_later_deployment() -> None:
     assert {digest_at(known, NOON), digest_at(known, new_year), digest_at(known, new_year + HOUR)} == {"a"}
 
 
-def test_a_plan_that_is_deployed_no_more_is_kept_by_whoever_has_it_and_given_to_nobody() -> None:
+def test_a_plan_that_left_the_stack_still_says_what_its_hours_counted() -> None:
     known = deploy((), NOON, plan("a"), plan("s", "standard@1"))
     known = deploy(known, NOON, plan("s", "standard@1"))
     left = holding(known, NOON + HOUR)["retail@1"]
     assert (left.digest, left.assign_to) == ("a", "")
     assert deploy(known, NOON + HOUR, plan("s", "standard@1")) == known
+    # It left at once, with its usage plan, whatever its table says until the hour is over.
+    assert set(deployed(known, NOON)) == {"standard@1"}
+    assert set(holding(known, NOON)) == {"retail@1", "standard@1"}
     again = deploy(known, NOON + HOUR, plan("a"), plan("s", "standard@1"))
     assert holding(again, NOON + 2 * HOUR)["retail@1"].assign_to == '"Default"'
 

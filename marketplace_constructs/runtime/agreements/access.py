@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from marketplace_constructs.domain.agreements import Agreement, Fact, Key, agreements_of
+from marketplace_constructs.domain.agreements import Agreement, Fact, FactKind, Key, State, agreements_of
+from marketplace_constructs.domain.assignment import assigned_plan
+from marketplace_constructs.domain.plan_versions import Assignment, from_now_on, hour_of
 from marketplace_constructs.domain.product import ProductTerms
 from marketplace_constructs.runtime.agreements.api_keys import ApiKey, ApiKeys
 from marketplace_constructs.runtime.agreements.facts import FactStore
 from marketplace_constructs.runtime.agreements.gate_entries import GateEntries, GateEntry
 from marketplace_constructs.runtime.clock import Clock
+from marketplace_constructs.runtime.plan_versions import HeldPlans
 
 _ROUNDS: Final = 5
 MAY_COME_TO_BE: Final = timedelta(minutes=30)
@@ -33,15 +36,29 @@ class AccessUnsettledError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What ought to be so for one key."""
+    """What ought to be so for one key.
+
+    Args:
+        usage_plan_id: The one plan that it is in while it is open; empty where its agreement has none.
+        assignments: What the gate is to know of the agreement's plans; empty where the product is sold without
+            documents.
+    """
 
     key: Key
     agreement: Agreement
     is_open: bool
+    usage_plan_id: str
+    assignments: tuple[Assignment, ...] = ()
 
 
 class Access:
-    """Makes the keys of a buyer do what the buyer's facts say."""
+    """Makes the keys of a buyer do what the buyer's facts say.
+
+    Args:
+        usage_plan_id: The plan that keys are put into where the product is sold without documents. With documents,
+            whatever is in it is taken out; empty where there is none.
+        plans: What holds of the documents' plans; None where the product is sold without documents.
+    """
 
     def __init__(
         self,
@@ -52,6 +69,7 @@ class Access:
         entries: GateEntries,
         api_keys: ApiKeys,
         clock: Clock,
+        plans: HeldPlans | None = None,
     ) -> None:
         self._product: Final = product
         self._usage_plan_id: Final = usage_plan_id
@@ -59,6 +77,13 @@ class Access:
         self._entries: Final = entries
         self._api_keys: Final = api_keys
         self._clock: Final = clock
+        self._plans: Final = plans
+
+    def agreements(self, facts: tuple[Fact, ...], now: datetime) -> tuple[Agreement, ...]:
+        """The agreements of one buyer as they stand."""
+        named = {fact.plan for fact in facts if fact.plan}
+        plans = None if self._plans is None else self._plans.at(now, named=named)
+        return agreements_of(facts, product=self._product, now=now, plans=plans)
 
     def make_match(self, buyer: str) -> tuple[Agreement, ...]:
         """Make access match; the buyer's agreements as they stand then.
@@ -71,21 +96,66 @@ class Access:
         """
         facts = self._facts.of_buyer(buyer)
         for _ in range(_ROUNDS):
-            agreements = agreements_of(facts, product=self._product, now=self._clock())
-            for wanted in self.wanted(agreements, self._clock()):
-                self._settle(wanted, facts)
+            now = self._clock()
+            agreements = self.agreements(facts, now)
+            # Nothing is settled before each agreement has its plan: it would be shut out for a moment.
+            if not self._assign(agreements, facts, now):
+                for wanted in self.wanted(agreements, now):
+                    self._settle(wanted, facts)
             again = self._facts.of_buyer(buyer)
             if len(again) == len(facts):
                 return agreements
             facts = again
         raise AccessUnsettledError
 
-    @staticmethod
-    def wanted(agreements: tuple[Agreement, ...], now: datetime) -> Iterator[Wanted]:
+    def _assign(self, agreements: tuple[Agreement, ...], facts: tuple[Fact, ...], now: datetime) -> bool:
+        """Give each agreement that was let in without a plan the one that the documents say; whether any got one.
+
+        It has it from the beginning of the hour in which it was activated: no call comes before its plan.
+        """
+        if self._plans is None:
+            return False
+        known = {fact.id for fact in facts}
+        has_assigned = False
+        for agreement in agreements:
+            # Two at once make one fact.
+            identity = f"{FactKind.ASSIGNED}#{agreement.id}"
+            is_let_in = agreement.state is State.ACTIVE and agreement.is_registered
+            if not is_let_in or agreement.plan_at(now) is not None or identity in known:
+                continue
+            plan = assigned_plan(agreement, self._plans.at(now).values(), now=now)
+            if plan is None:
+                continue
+            self._facts.add(
+                Fact(
+                    id=identity,
+                    kind=FactKind.ASSIGNED,
+                    buyer=agreement.buyer,
+                    at=now,
+                    agreement_id=agreement.id,
+                    plan=plan,
+                    takes_effect_at=hour_of(min(agreement.activated_at or now, now)),
+                    note="by the documents",
+                )
+            )
+            has_assigned = True
+        return has_assigned
+
+    def wanted(self, agreements: tuple[Agreement, ...], now: datetime) -> Iterator[Wanted]:
         """What ought to be so for each key of these agreements."""
         for agreement in agreements:
+            usage_plan_id, assignments = self._usage_plan_id, from_now_on(agreement.assignments, now)
+            if self._plans is not None:
+                version = self._plans.at(now).get(agreement.plan_at(now) or "")
+                usage_plan_id = version.usage_plan_id if version else ""
             for key in agreement.keys:
-                yield Wanted(key=key, agreement=agreement, is_open=agreement.grants_access and key.is_live(now))
+                yield Wanted(
+                    key=key,
+                    agreement=agreement,
+                    is_open=agreement.grants_access and key.is_live(now),
+                    usage_plan_id=usage_plan_id,
+                    assignments=() if self._plans is None else assignments,
+                )
 
     def admit(self, buyer: str, key: Key) -> None:
         """Let a key in that was made a moment ago, in one call of API Gateway's control plane.
@@ -97,12 +167,12 @@ class Access:
             key: As it was promised, with its API key's id.
         """
         assert key.api_key_id is not None
-        self._api_keys.join(self._usage_plan_id, key.api_key_id)
         facts = self._facts.of_buyer(buyer)
         now = self._clock()
-        agreements = agreements_of(facts, product=self._product, now=now)
+        agreements = self.agreements(facts, now)
         wanted = next((w for w in self.wanted(agreements, now) if w.key.sha256 == key.sha256), None)
         if wanted is not None and wanted.is_open:
+            self._api_keys.join(wanted.usage_plan_id, key.api_key_id)
             self._put(self._entry(wanted, facts))
             if len(self._facts.of_buyer(buyer)) == len(facts):
                 return
@@ -133,6 +203,7 @@ class Access:
             is_open=wanted.is_open,
             facts_seen=len(facts),
             open_until=wanted.key.retire_at,
+            assignments=wanted.assignments,
         )
 
     def _put(self, entry: GateEntry) -> None:
@@ -165,8 +236,12 @@ class Access:
         customer_id = self.customer_id(wanted.agreement)
         if found.customer_id != customer_id:
             self._api_keys.set_customer_id(found.id, customer_id)
-        if not self._api_keys.is_member(self._usage_plan_id, found.id):
-            self._api_keys.join(self._usage_plan_id, found.id)
+        if not self._api_keys.is_member(wanted.usage_plan_id, found.id):
+            # API Gateway allows a key in one plan of a stage. A move leaves it in none for as long as two calls take,
+            # and where the second fails, until the next run.
+            for former in self._memberships(found.id):
+                self._api_keys.leave(former, found.id)
+            self._api_keys.join(wanted.usage_plan_id, found.id)
         if not found.enabled:
             self._api_keys.set_enabled(found.id, enabled=True)
 
@@ -176,8 +251,15 @@ class Access:
             return
         if found.enabled:
             self._api_keys.set_enabled(found.id, enabled=False)
-        if self._api_keys.is_member(self._usage_plan_id, found.id):
-            self._api_keys.leave(self._usage_plan_id, found.id)
+        for former in self._memberships(found.id):
+            self._api_keys.leave(former, found.id)
+
+    def _memberships(self, api_key_id: str) -> list[str]:
+        """Those of our usage plans that a key is in."""
+        ours = {self._usage_plan_id} if self._usage_plan_id else set()
+        if self._plans is not None:
+            ours |= {version.usage_plan_id for version in self._plans.at(self._clock()).values()}
+        return [plan for plan in sorted(ours) if self._api_keys.is_member(plan, api_key_id)]
 
     def customer_id(self, agreement: Agreement) -> str:
         """What the agreement's keys carry as customer id: the customer identifier under native metering, else nothing.

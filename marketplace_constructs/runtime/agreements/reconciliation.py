@@ -1,7 +1,8 @@
 """The hourly reconciliation: whatever events, registrations and deployments left undone is done here.
 
-It asks AWS itself how agreements stand, makes every key's access match, puts the product code back on the usage plan
-if somebody took it off, removes keys that nobody was ever shown, and sends confirmation mails that are still owed.
+It asks AWS itself how agreements stand, makes every key's access match, moves keys to the plan that is due in the hour
+that has just begun, puts the product code back on the usage plans if somebody took it off, removes keys that nobody was
+ever shown, and sends confirmation mails that are still owed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from marketplace_constructs.domain.agreements import Agreement, FactKind, State
+from marketplace_constructs.domain.assignment import MARKETPLACE
 from marketplace_constructs.runtime.agreements.access import Access, AccessUnsettledError
 from marketplace_constructs.runtime.agreements.api_keys import ApiKey, ApiKeys
 from marketplace_constructs.runtime.agreements.facts import FactStore
@@ -25,7 +27,8 @@ from marketplace_constructs.runtime.dependencies import Dependencies
 from marketplace_constructs.runtime.observability import count, logger, metrics
 from marketplace_constructs.runtime.onboarding.contacts import DynamoDbContacts
 from marketplace_constructs.runtime.onboarding.mail import SesMail, send_owed
-from marketplace_constructs.runtime.settings import ReconciliationSettings
+from marketplace_constructs.runtime.plan_versions import HeldPlans
+from marketplace_constructs.runtime.settings import AgreementsSettings, ReconciliationSettings
 from marketplace_constructs.runtime.usage_plan import settle_product_code
 
 if TYPE_CHECKING:
@@ -45,11 +48,10 @@ class SnapshotApiKeys:
     One run asks for thousands of keys, and API Gateway answers ten calls a second.
     """
 
-    def __init__(self, api_keys: ApiKeys, *, prefix: str, usage_plan_id: str) -> None:
+    def __init__(self, api_keys: ApiKeys, *, prefix: str) -> None:
         self._api_keys: Final = api_keys
-        self._usage_plan_id: Final = usage_plan_id
         self._keys: Final = {key.id: key for key in api_keys.named(prefix)}
-        self._members: Final = set(api_keys.members(usage_plan_id))
+        self._members: Final[dict[str, set[str]]] = {}
 
     def create(self, *, name: str, value: str, customer_id: str) -> str:
         """Make a key."""
@@ -80,21 +82,26 @@ class SnapshotApiKeys:
 
     def members(self, usage_plan_id: str) -> frozenset[str]:
         """Ids of the keys in a plan."""
-        return frozenset(self._members) if usage_plan_id == self._usage_plan_id else frozenset()
+        return frozenset(self._in(usage_plan_id))
 
     def is_member(self, usage_plan_id: str, api_key_id: str) -> bool:
         """Whether a key is in a plan."""
-        return api_key_id in self.members(usage_plan_id)
+        return api_key_id in self._in(usage_plan_id)
 
     def join(self, usage_plan_id: str, api_key_id: str) -> None:
         """Put a key into a plan."""
         self._api_keys.join(usage_plan_id, api_key_id)
-        self._members.add(api_key_id)
+        self._in(usage_plan_id).add(api_key_id)
 
     def leave(self, usage_plan_id: str, api_key_id: str) -> None:
         """Take a key out of a plan."""
         self._api_keys.leave(usage_plan_id, api_key_id)
-        self._members.discard(api_key_id)
+        self._in(usage_plan_id).discard(api_key_id)
+
+    def _in(self, usage_plan_id: str) -> set[str]:
+        if usage_plan_id not in self._members:
+            self._members[usage_plan_id] = set(self._api_keys.members(usage_plan_id))
+        return self._members[usage_plan_id]
 
     def _note(self, api_key_id: str, **changes: bool | str) -> None:
         if api_key_id in self._keys:
@@ -208,7 +215,7 @@ def handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, in
     assert isinstance(settings, ReconciliationSettings)
     buyer = event.get("buyer")
     only = buyer if isinstance(buyer, str) else None
-    api_keys = SnapshotApiKeys(dependencies.api_keys, prefix=settings.key_prefix, usage_plan_id=settings.usage_plan_id)
+    api_keys = SnapshotApiKeys(dependencies.api_keys, prefix=settings.key_prefix)
     outcome = reconcile(
         facts=dependencies.facts,
         service=dependencies.service,
@@ -219,7 +226,11 @@ def handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, in
         observes_all=only is not None or is_observation_hour(dependencies.clock, settings.observe_every_hours),
         only=only,
     )
-    plan_settled = _settle_plan(settings, lambda: context.get_remaining_time_in_millis() / 1000)
+    codes = product_codes(settings, dependencies.plans, dependencies.clock())
+    is_settled = [
+        _settle_plan(usage_plan_id, code, lambda: context.get_remaining_time_in_millis() / 1000)
+        for usage_plan_id, code in codes.items()
+    ]
     mails = send_owed(
         DynamoDbContacts(client("dynamodb"), settings.contacts_table),
         SesMail(
@@ -235,7 +246,7 @@ def handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, in
     count("BuyersNotSettled", outcome.failed)
     count("OrphanedKeysRemoved", outcome.orphans)
     logger.info("reconciled", extra={"buyers": outcome.buyers, "failed": outcome.failed, "orphans": outcome.orphans})
-    if outcome.failed or not plan_settled:
+    if outcome.failed or not all(is_settled):
         raise ReconciliationError(f"{outcome.failed} of {outcome.buyers} buyers not settled")
     return {"buyers": outcome.buyers, "orphans": outcome.orphans}
 
@@ -245,20 +256,26 @@ def is_observation_hour(clock: Clock, every_hours: int) -> bool:
     return int(clock().timestamp() // 3600) % every_hours == 0
 
 
-def _settle_plan(settings: ReconciliationSettings, seconds_left: Callable[[], float]) -> bool:
-    """Put the product code back under native metering, and take any off under the pipeline: two meters bill twice."""
+def product_codes(settings: AgreementsSettings, plans: HeldPlans | None, now: datetime) -> dict[str, str]:
+    """The product code that each usage plan of the stack is to carry: none but under native metering.
+
+    Two meters bill twice, and what is not sold through AWS Marketplace is not metered there.
+    """
+    code = settings.product_code if settings.terms.is_native else ""
+    if plans is None:
+        return {settings.usage_plan_id: code}
+    return {version.usage_plan_id: code if version.channel == MARKETPLACE else "" for version in plans.at(now).values()}
+
+
+def _settle_plan(usage_plan_id: str, product_code: str, seconds_left: Callable[[], float]) -> bool:
+    """Put the product code back under native metering, and take any off under the pipeline."""
     try:
-        changed = settle_product_code(
-            client("apigateway"),
-            settings.usage_plan_id,
-            settings.product_code if settings.terms.is_native else "",
-            seconds_left=seconds_left,
-        )
+        changed = settle_product_code(client("apigateway"), usage_plan_id, product_code, seconds_left=seconds_left)
     except (ClientError, BotoCoreError) as error:
-        logger.error("product code not settled", extra={"error": error_code(error)})
+        logger.error("product code not settled", extra={"usage_plan": usage_plan_id, "error": error_code(error)})
         count("ProductCodeDrift")
         return False
     if changed:
         count("ProductCodeDrift")
-        logger.warning("product code had drifted", extra={"usage_plan": settings.usage_plan_id})
+        logger.warning("product code had drifted", extra={"usage_plan": usage_plan_id})
     return True

@@ -18,7 +18,6 @@ from marketplace_constructs.domain.agreements import (
     Fact,
     FactKind,
     Key,
-    agreements_of,
     license_id,
 )
 from marketplace_constructs.domain.product import ProductTerms
@@ -114,6 +113,7 @@ class AgreementsService:
                     agreement_id=agreement_id,
                     license_arn=license_arn,
                     product_code=customer.product_code,
+                    account_id=customer.customer_aws_account_id if legacy else None,
                 )
             )
         except (ClientError, BotoCoreError) as error:
@@ -195,7 +195,7 @@ class AgreementsService:
 
     def agreements(self, buyer: str) -> tuple[Agreement, ...]:
         """The buyer's agreements as they stand."""
-        return agreements_of(self._facts.of_buyer(buyer), product=self._product, now=self._clock())
+        return self._access.agreements(self._facts.of_buyer(buyer), self._clock())
 
     def agreement(self, buyer: str, reference: str) -> Agreement | None:
         """One agreement, read anew, or the one that continues it.

@@ -1,0 +1,369 @@
+"""Access logs as DuckDB reads them: files of JSON lines, judged by plan tables within bounded memory.
+
+The files are read once, into typed columns in a temporary Parquet file; then lines that were delivered twice are found
+and the rest is judged, by any number of tables, with the text that the meter bills by.
+"""
+
+# ruff: noqa: S608 - names of this module and quoted texts only
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
+from marketplace_constructs.domain.plan_table import LineState, PlanTable
+from marketplace_constructs.queries.access_log import ABSENT, REFUSED_BY_GATEWAY
+from marketplace_constructs.queries.usage import (
+    CELLS,
+    COUNTED,
+    LINES,
+    MAX_DIGITS,
+    MEMBERS,
+    ROUTES,
+    cell_rows,
+    first_lines,
+    quantity_of,
+    route_rows,
+    to_json_lines,
+    usage_query,
+)
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMORY: Final = "256MB"
+"""What DuckDB may hold; with Python and DuckDB themselves the process stays below 512 MB."""
+MAX_TEMPORARY: Final = "16GB"
+"""What DuckDB may put aside on disk, besides the typed columns, which need less than the gzip log itself."""
+_GZIP: Final = b"\x1f\x8b"
+_PER_PART: Final = 4_000_000
+"""Lines among which repetitions are looked for at a time: their hashes fit into memory."""
+_POLL_SECONDS: Final = 0.2
+
+Progress = Callable[[float], None]
+"""Is told now and then how much of the log was read: from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Lines that count alike.
+
+    Args:
+        keys: What was asked for to tell lines apart by, in that order.
+        dimension: None where the state belongs to no dimension.
+        state: A LineState, or ``skipped``.
+        policy: ``id@version`` of the deciding statement; None where there is none.
+        sid: The deciding statement.
+        lines: How many.
+        quantity: In the dimension's unit, exact, not floored.
+    """
+
+    keys: tuple[str | int, ...]
+    dimension: str | None
+    state: str
+    policy: str | None
+    sid: str | None
+    lines: int
+    quantity: Fraction
+
+
+class AccessLog:
+    """A log, read once and judged as often as wanted; a context manager that leaves nothing behind.
+
+    Args:
+        files: Plain or gzip, told apart by content; directories stand for all files in them, patterns for what they
+            match.
+        tables: The only tables by which it will be judged; what they do not tell apart is not kept. None: any.
+        keeps_agreements: Whether usage can be told apart by agreement.
+        keeps_lines: Whether each line has a member ``line``, a whole number, by which usage can be told apart.
+        progress: Is told how far the reading is.
+
+    Raises:
+        MarketplaceConstructsError: MP-SIM-01: there is no such file, or it cannot be read.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[str | Path],
+        *,
+        tables: Sequence[PlanTable] | None = None,
+        keeps_agreements: bool = True,
+        keeps_lines: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self._files = log_files(files)
+        self._tables = tables
+        self._keeps_agreements = keeps_agreements or tables is None
+        self._also = ("line",) if keeps_lines else ()
+        self._progress = progress
+        self.unparsable = 0
+        """Lines that are no JSON object, hold no ``extendedRequestId``, or text where a number belongs."""
+        self.duplicates = 0
+        """Lines that repeat the ``extendedRequestId`` of another."""
+
+    def __enter__(self) -> Self:
+        import duckdb  # noqa: PLC0415 - the policy layer is also loaded where there is none
+
+        self._directory = Path(tempfile.mkdtemp(prefix="sellable-log-"))
+        try:
+            self._connection = duckdb.connect(
+                config={
+                    "memory_limit": MEMORY,
+                    "threads": os.cpu_count() or 1,
+                    "temp_directory": str(self._directory / "spilled"),
+                    "max_temp_directory_size": MAX_TEMPORARY,
+                    "preserve_insertion_order": False,
+                    "autoinstall_known_extensions": False,
+                    "autoload_known_extensions": False,
+                }
+            )
+            try:
+                self._read()
+            except duckdb.Error as error:
+                raise _unreadable(f"got {str(error).splitlines()[0]}") from None
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if hasattr(self, "_connection"):
+            self._connection.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def usage(self, table: PlanTable, by: Sequence[str] = ()) -> tuple[Usage, ...]:
+        """What the lines count under a table, in no order.
+
+        Args:
+            table: One of ``tables``, where these were given.
+            by: Names out of ``queries.usage.KEYS``.
+        """
+        self._load("routes", ROUTES, route_rows(table))
+        self._load("cells", CELLS, cell_rows(table))
+        plan_id = table.plan.partition("@")[0]
+        rows = self._connection.execute(usage_query(by), [plan_id]).fetchall()
+        width = len(by)
+        quantities: dict[tuple[tuple[str | int, ...], tuple[str | None, ...]], tuple[int, Fraction]] = {}
+        for row in rows:
+            counted = dict(zip(COUNTED, row[width:], strict=False))
+            lines, base_sum = int(row[-2]), int(row[-1])
+            quantity = Fraction(0)
+            if counted["state"] == LineState.BILLABLE:
+                quantity = quantity_of(
+                    base_sum, multiply=Decimal(counted["multiply"]), base_units=int(counted["base_units"])
+                )
+            name = (counted["dimension"], str(counted["state"]), counted["policy"] or None, counted["sid"] or None)
+            before = quantities.get((row[:width], name), (0, Fraction(0)))
+            quantities[row[:width], name] = (before[0] + lines, before[1] + quantity)
+        return tuple(
+            Usage(keys=keys, dimension=name[0], state=str(name[1]), policy=name[2], sid=name[3], lines=n, quantity=q)
+            for (keys, name), (n, q) in quantities.items()
+        )
+
+    def routes(self, *, at_most: int) -> tuple[tuple[str, str], ...]:
+        """Method and template of each route that the log shows, sorted by template and method.
+
+        Only where ``tables`` were not given.
+
+        Raises:
+            MarketplaceConstructsError: MP-SIM-01: there are more than ``at_most``.
+        """
+        found = self._connection.execute(
+            f"SELECT DISTINCT path, method FROM lines WHERE path IS NOT NULL AND method IS NOT NULL LIMIT {at_most + 1}"
+        ).fetchall()
+        if len(found) > at_most:
+            raise _unreadable(f"got more than {at_most:,} routes, so resourcePath holds no templates")
+        return tuple((method, path) for path, method in sorted(found))
+
+    def _read(self) -> None:
+        self._make_enums()
+        target = self._directory / "lines.parquet"
+        selected = " UNION ALL ".join(
+            self._selection(compression, files) for compression, files in self._files.items() if files
+        )
+        copy = f"COPY ({selected}) TO '{_quoted(str(target))}' (FORMAT parquet, COMPRESSION uncompressed)"
+        with self._told():
+            (total,) = self._connection.execute(copy).fetchone() or (0,)
+        self._connection.execute(f"CREATE VIEW read AS SELECT * FROM read_parquet('{_quoted(str(target))}')")
+        (readable,) = self._connection.execute("SELECT COUNT(extended_request_id) FROM read").fetchone() or (0,)
+        self.unparsable = total - readable
+        self._drop_repetitions(readable)
+
+    def _make_enums(self) -> None:
+        """The texts that the tables know: all others mean the same, and need not be kept."""
+        if self._tables is None:
+            return
+        routes = [route for table in self._tables for route in table.routes]
+        for name, texts in {
+            "known_method": {route.method for route in routes},
+            "known_path": {route.path for route in routes},
+            # A cast that fails is slow, so what most lines hold is known.
+            "known_error": REFUSED_BY_GATEWAY | {ABSENT},
+        }.items():
+            values = ", ".join(f"'{_quoted(text)}'" for text in sorted(texts) or [""])
+            self._connection.execute(f"CREATE TYPE {name} AS ENUM ({values})")
+
+    def _selection(self, compression: str, files: Sequence[str]) -> str:
+        """The text that reads some files into typed columns."""
+        members = [*MEMBERS.values(), *self._also]
+        columns = ", ".join(f"'{member}': 'VARCHAR'" for member in members)
+        names = ", ".join(f"'{_quoted(glob.escape(name))}'" for name in files)
+        # A line that is no JSON object comes out as a line of NULLs, which is what keeps it from being lost.
+        source = (
+            f"read_json([{names}], columns={{{columns}}}, format='newline_delimited', records=true, "
+            f"ignore_errors=true, compression='{compression}', hive_partitioning=false)"
+        )
+        numbers = {name: f'try_cast("{MEMBERS[name]}" AS BIGINT)' for name, kind in LINES.items() if kind == "bigint"}
+        texts = {name: f"nullif(nullif(\"{MEMBERS[name]}\", '{ABSENT}'), '')" for name in LINES if name not in numbers}
+        values = {name: f"coalesce({number}, 0)" for name, number in numbers.items()}
+        # A cast reads 1e3 and 1.5 as well; a number that is written back as it stood is a whole one.
+        sound = " AND ".join(
+            f"CASE WHEN {number} IS NULL THEN coalesce(\"{MEMBERS[name]}\", '') IN ('', '{ABSENT}') "
+            f'ELSE {number} >= 0 AND {number} < {10**MAX_DIGITS} AND CAST({number} AS VARCHAR) = "{MEMBERS[name]}" END'
+            for name, number in numbers.items()
+        )
+        if self._tables is not None:
+            texts["method"] = 'try_cast("httpMethod" AS known_method)'
+            texts["path"] = 'try_cast("resourcePath" AS known_path)'
+            texts["error_type"] = 'try_cast("errorResponseType" AS known_error)'
+            ids = sorted({table.plan.partition("@")[0] for table in self._tables})
+            cases = " ".join(f"WHEN \"plan\" = '{one}' OR starts_with(\"plan\", '{one}@') THEN '{one}'" for one in ids)
+            texts["plan"] = f"CASE {cases} END"
+            if not self._keeps_agreements:
+                texts["agreement"] = f"CASE WHEN \"agreement\" NOT IN ('', '{ABSENT}') THEN 'any' END"
+        request_id = texts.pop("extended_request_id")
+        selected = {"extended_request_id": f"CASE WHEN {sound} THEN {request_id} END", **texts, **values}
+        selected |= {name: f'CAST("{name}" AS BIGINT)' for name in self._also}
+        given = ", ".join(f"{expression} AS {name}" for name, expression in selected.items())
+        return f'SELECT hash("extendedRequestId") AS id_hash, {given} FROM {source}'
+
+    def _drop_repetitions(self, readable: int) -> None:
+        """Let ``lines`` be the lines of ``read``, each once; unreadable ones stay.
+
+        Equal ids have equal hashes, so only lines whose hash comes twice need to be compared by id.
+        """
+        connection = self._connection
+        parts = readable // _PER_PART + 1
+        connection.execute("CREATE TEMP TABLE repeated (id_hash UBIGINT)")
+        for part in range(parts):
+            connection.execute(
+                "INSERT INTO repeated SELECT id_hash FROM read WHERE extended_request_id IS NOT NULL "
+                f"AND id_hash % {parts} = {part} GROUP BY id_hash HAVING COUNT(*) > 1"
+            )
+        columns = ", ".join((*LINES, *self._also))
+        (repeated,) = connection.execute("SELECT COUNT(*) FROM repeated").fetchone() or (0,)
+        if not repeated:
+            connection.execute(f"CREATE VIEW lines AS SELECT {columns} FROM read")
+            return
+        first = self._directory / "first.parquet"
+        first.mkdir()
+        for part in range(parts):
+            connection.execute(
+                f"CREATE OR REPLACE TEMP VIEW candidates AS SELECT {columns} FROM read SEMI JOIN repeated "
+                f"USING (id_hash) WHERE id_hash % {parts} = {part}"
+            )
+            text = first_lines("candidates", also=self._also)
+            connection.execute(f"COPY ({text}) TO '{_quoted(str(first / str(part)))}' (FORMAT parquet)")
+        connection.execute(f"CREATE VIEW first AS SELECT {columns} FROM read_parquet('{_quoted(str(first))}/*')")
+        connection.execute(
+            f"CREATE VIEW lines AS SELECT {columns} FROM read ANTI JOIN repeated USING (id_hash) "
+            f"UNION ALL SELECT {columns} FROM read WHERE extended_request_id IS NULL AND id_hash IN (FROM repeated) "
+            f"UNION ALL SELECT {columns} FROM first"
+        )
+        (kept,) = connection.execute("SELECT COUNT(extended_request_id) FROM lines").fetchone() or (0,)
+        self.duplicates = readable - kept
+
+    def _load(self, name: str, schema: Mapping[str, str], rows: Iterable[Mapping[str, object]]) -> None:
+        path = self._directory / f"{name}.json"
+        path.write_text(to_json_lines(rows), encoding="utf-8")
+        columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
+        self._connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM "
+            f"read_json('{_quoted(str(path))}', columns={{{columns}}}, format='newline_delimited')"
+        )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell how far the statement is that runs meanwhile."""
+        if self._progress is None:
+            yield
+            return
+        tell, done = self._progress, threading.Event()
+
+        def poll(connection: DuckDBPyConnection) -> None:
+            while not done.wait(_POLL_SECONDS):
+                tell(max(0.0, connection.query_progress()) / 100)
+
+        thread = threading.Thread(target=poll, args=(self._connection,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        tell(1.0)
+
+
+@contextmanager
+def log_of(lines: Iterable[Mapping[str, object]]) -> Iterator[AccessLog]:
+    """A log of a few lines, each of which usage can be told apart by, under its index from 0."""
+    with tempfile.TemporaryDirectory(prefix="sellable-lines-") as directory:
+        path = Path(directory, "lines.json")
+        with path.open("w", encoding="utf-8") as file:
+            for index, line in enumerate(lines):
+                file.write(f"{json.dumps({**line, 'line': index})}\n")
+        with AccessLog([path], keeps_lines=True) as log:
+            yield log
+
+
+def log_files(names: Iterable[str | Path]) -> dict[str, list[str]]:
+    """The files that names stand for, absolute, each once and sorted, by compression (``gzip``, ``none``).
+
+    Raises:
+        MarketplaceConstructsError: MP-SIM-01: a name stands for nothing, or a file cannot be read.
+    """
+    found: set[Path] = set()
+    for name in map(str, names):
+        path = Path(name)
+        paths = [path] if path.exists() else [Path(one) for one in glob.glob(name, recursive=True)]  # noqa: PTH207
+        files = {
+            file
+            for one in paths
+            for file in (one.rglob("*") if one.is_dir() else [one])
+            if file.is_file() and not file.name.startswith(".")
+        }
+        if not files:
+            raise _unreadable(f"got {name!r}, which is no file")
+        found |= {file.absolute() for file in files}
+    result: dict[str, list[str]] = {"gzip": [], "none": []}
+    for file in sorted(found):
+        try:
+            with file.open("rb") as content:
+                result["gzip" if content.read(2) == _GZIP else "none"].append(str(file))
+        except OSError as error:
+            raise _unreadable(f"got {error.strerror} for {str(file)!r}") from None
+    return result
+
+
+def _unreadable(what: str) -> MarketplaceConstructsError:
+    return MarketplaceConstructsError(
+        Problem(
+            "MP-SIM-01", f"log, {what}; expected files of JSON lines, plain or gzip; see --log in sellable simulate -h"
+        )
+    )
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
