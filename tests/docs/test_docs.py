@@ -5,9 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from marketplace_constructs.policy.documents import (
+    DEPLOY_KEYS,
+    METRICS,
+    UNITS,
+    Effect,
+    LineCondition,
+    parse_document,
+)
+from marketplace_constructs.policy.source import read_source
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -81,3 +92,25 @@ def test_every_metric_and_alarm_name_in_the_docs_is_emitted() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     for name in re.findall(r"`((?:ProductCodeD|AgreementNeeds|Unknown|Malformed|Buyers|Orphaned)[A-Za-z]+)`", text):
         assert f'"{name}"' in sources(), name
+
+
+def documents(page: str) -> list[str]:
+    return re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_documents_on_the_languages_page_are_ones() -> None:
+    found = [read_source("page.yaml", text) for text in documents("docs/monetization-policies.md")]
+    whole = [parse_document(source) for source in found if "Kind" in source.data]
+    assert [one.faults for one in whole] == [()] * 2
+    # What stands there alone is a part of the first document.
+    (tests,) = (source for source in found if "Tests" in source.data)
+    policy = found[0].data | tests.data
+    source = replace(found[0], data=policy)
+    assert parse_document(source).faults == ()
+
+
+def test_every_member_key_metric_and_unit_of_the_language_stands_on_its_page() -> None:
+    page = (ROOT / "docs/monetization-policies.md").read_text()
+    operators = [field.alias for field in LineCondition.model_fields.values()]
+    words = [*Effect, *DEPLOY_KEYS, *METRICS, *(unit for units in UNITS.values() for unit in units), *operators]
+    assert [word for word in words if not re.search(rf"(?<!\w){re.escape(str(word))}(?!\w)", page)] == []
