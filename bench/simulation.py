@@ -214,6 +214,7 @@ def main() -> None:
             ratio=floor_seconds / simulation.seconds,
             of=f"two parallel zcat | wc -l, {rate:,.0f} lines/s; aim: at least 1",
             cpu_seconds=simulation.cpu_seconds,
+            cpu_ratio=floor.cpu_seconds / simulation.cpu_seconds,
         )
         show("simulate, peak memory", simulation.peak_mb, "MB", aim=MAX_MB)
         _, expected_of_first = measured("simulate", files[:1])

@@ -19,10 +19,13 @@ CODE = re.compile(r"MP-[A-Z]+-\d\d")
 AREAS = {
     "AGREEMENT": "Agreements and their reconciliation",
     "CLI": "The command line",
+    "DIFF": "Two pools compared",
     "EVENTS": "What AWS Marketplace tells",
     "GATE": "The gate and the routes it guards",
     "MONETIZATION": "Monetization documents at synthesis",
     "LINT": "The linter's files",
+    "LEDGER": "The ledger of metering",
+    "METER": "The meter",
     "ONBOARDING": "The page where buyers land",
     "PLAN": "The usage plan, its limits and its product code",
     "PRODUCT": "The product, as its listing defines it",
@@ -33,6 +36,7 @@ AREAS = {
     "ROUTES": "The routes of an API, from a file",
     "SALE": "SellableApi as a whole",
     "SELLER": "The seller",
+    "SIM": "Simulation",
 }
 ERRORS = """# Errors and warnings, by code
 

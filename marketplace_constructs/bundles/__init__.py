@@ -32,6 +32,7 @@ _SERVICES: Final = (
     "marketplace-agreement",
     "marketplace-entitlement",
     "meteringmarketplace",
+    "s3",
     "secretsmanager",
     "sesv2",
     "sts",

@@ -79,6 +79,8 @@ def command(
         raise click.UsageError("Missing argument 'DIR'.")
     if api is not None and routes_file is None:
         raise click.UsageError("--api says which API of --routes FILE.")
+    if is_publishing and routes_file is None:
+        raise click.UsageError("--publish needs --routes FILE: without routes, nothing tells whether statements tie.")
     pool = load_pool(Path(directory))
     routes = None if routes_file is None else read_routes(Path(routes_file), api=api)
     report = lint(pool, routes=routes, stage=stage, now=datetime.now(UTC))
@@ -126,14 +128,14 @@ def _show_finding(finding: Finding) -> None:
     head = f"{finding.document}:{first.line}:{first.column} {finding.issue_code} {finding.finding_type.value}"
     about = f" {finding.sid}:" if finding.sid else ""
     also = f" (see line {', '.join(str(other.line) for other in others)})" if others else ""
-    lines = _wrapped(f"{head}{about} {_printable(finding.finding_details)}{also}", "  ")
+    lines = _wrapped(_printable(f"{head}{about} {finding.finding_details}{also}"), "  ")
     kind = finding.finding_type
     click.echo(lines.replace(kind.value, click.style(kind.value, fg=_COLOURS.get(kind, "cyan")), 1))
     click.echo(_wrapped(f"  help: {finding.resolution}", "    "))
 
 
 def _printable(text: str) -> str:
-    """What a document says may hold what moves a terminal's cursor."""
+    """A document, and its name, may hold what moves a terminal's cursor."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 

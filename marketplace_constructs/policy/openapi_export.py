@@ -51,7 +51,7 @@ def openapi_of_plan(
         free_routes: Routes that need no key, such as ``GET /v1/health``.
     """
     is_kept = document is not None and str(document.get("openapi", "")).startswith("3.")
-    source: Json = copy.deepcopy(dict(document)) if document is not None and is_kept else {}
+    source: Json = dict(document) if document is not None and is_kept else {}
     prices = _prices_at(pool, plan, at)
     result: Json = {name: part for name, part in source.items() if name not in {"paths", "components", "security"}}
     result.setdefault("openapi", "3.0.3")

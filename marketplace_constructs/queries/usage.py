@@ -88,9 +88,14 @@ CELLS: Final[Mapping[str, str]] = MappingProxyType(
 """Columns of ``cells``: the cells of a table, numbered, each with the number of its route."""
 
 KEYS: Final[Mapping[str, str]] = MappingProxyType(
-    {"agreement": "l.agreement", "hour": "l.request_time_ms - l.request_time_ms % 3600000", "line": "l.line"}
+    {
+        "agreement": "l.agreement",
+        "hour": "l.request_time_ms - l.request_time_ms % 3600000",
+        "path": "l.path",
+        "line": "l.line",
+    }
 )
-"""What usage can be told apart by: the agreement, the hour's first millisecond (UTC), the line."""
+"""What usage can be told apart by: the agreement, the hour's first millisecond (UTC), the route's path, the line."""
 
 COUNTED: Final = (
     "dimension",

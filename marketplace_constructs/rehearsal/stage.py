@@ -68,6 +68,7 @@ class SaleKind(StrEnum):
     NATIVE = "native metering"
     PIPELINE = "pipeline metering"
     CONCURRENT = "concurrent agreements"
+    PLANNED = "plans by documents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,8 @@ class Sale:
                 return not self.terms.is_native
             case SaleKind.CONCURRENT:
                 return not self.terms.is_legacy
+            case SaleKind.PLANNED:
+                return bool(self.settings.plans_table)
 
 
 class Stage:

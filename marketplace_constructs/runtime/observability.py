@@ -14,3 +14,8 @@ metrics = Metrics(namespace=METRICS_NAMESPACE, service=METRICS_SERVICE)
 def count(name: str, value: int = 1) -> None:
     """Count something that happened; the metric's name is public, and alarms rest on it."""
     metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
+
+
+def gauge(name: str, value: float) -> None:
+    """Tell how much there is of something now, in seconds where it is a time; names as for ``count``."""
+    metrics.add_metric(name=name, unit=MetricUnit.NoUnit, value=value)

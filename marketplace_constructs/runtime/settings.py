@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import Final, Self
 
+from marketplace_constructs.domain.metering import MeteringRules
 from marketplace_constructs.domain.product import AgreementKind, Metering, PricingModel, ProductTerms
 
 METRICS_NAMESPACE: Final = "MarketplaceConstructs"
@@ -163,3 +165,78 @@ class ReconciliationSettings(AgreementsSettings):
     seller_name: str
     support_contact: str
     observe_every_hours: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterSettings(Settings):
+    """What the meter needs: where everything lies, and how AWS wants to be told as far as that is not documented.
+
+    Args:
+        dimensions: Keys of the usage dimensions, with commas between.
+        stack: Whose functions these are; the ledger is its own.
+        joins: The stack that began the ledger, where this one is another; else empty.
+        facts_table: Name of the table of facts.
+        plans_table: Name of the table of plan versions.
+        tables_bucket: Name of the bucket that keeps each plan table under its digest.
+        ledger_bucket: Name of the bucket of the ledger.
+        log_bucket: Name of the bucket of the access log.
+        log_prefix: What stands before ``YYYY/MM/DD/HH/`` there.
+        watermark_minutes: How long after its end an hour is closed; longer than Firehose buffers.
+        decimals: Of a quantity, 0 to 6; 0 for dimensions that are told in whole numbers.
+        sends_zero: 1: AWS is told of hours without usage.
+        window_hours: How old a record may be when it is sent.
+        month_end_hours: Until when on the 1st, UTC, the month before is taken.
+        final_window_minutes: How long after its end an agreement's usage is taken.
+        final_flush_minutes: When, within it, the last record is sealed.
+        calls_per_second: Of BatchMeterUsage, this meter's share of the account's quota.
+        duckdb_memory_mb: What DuckDB may hold.
+        reserve_seconds: How long before its time is up the function begins nothing new.
+    """
+
+    product_code: str
+    agreement_kind: AgreementKind
+    pricing_model: PricingModel
+    metering: Metering
+    metering_region: str
+    dimensions: str
+    stack: str
+    joins: str
+    facts_table: str
+    plans_table: str
+    tables_bucket: str
+    ledger_bucket: str
+    log_bucket: str
+    log_prefix: str
+    watermark_minutes: int = 15
+    decimals: int = 6
+    sends_zero: int = 1
+    window_hours: int = 24
+    month_end_hours: int = 6
+    final_window_minutes: int = 60
+    final_flush_minutes: int = 45
+    calls_per_second: int = 10
+    duckdb_memory_mb: int = 256
+    reserve_seconds: int = 60
+
+    @property
+    def terms(self) -> ProductTerms:
+        """How the product is sold."""
+        return ProductTerms(
+            product_code=self.product_code,
+            agreement_kind=self.agreement_kind,
+            pricing_model=self.pricing_model,
+            metering=self.metering,
+            metering_region=self.metering_region,
+        )
+
+    @property
+    def rules(self) -> MeteringRules:
+        """How AWS wants to be told."""
+        return MeteringRules(
+            window=timedelta(hours=self.window_hours),
+            month_end_hours=self.month_end_hours,
+            decimals=self.decimals,
+            sends_zero=bool(self.sends_zero),
+            final_window=timedelta(minutes=self.final_window_minutes),
+            final_flush=timedelta(minutes=self.final_flush_minutes),
+        )

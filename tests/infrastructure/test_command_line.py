@@ -33,8 +33,8 @@ def test_diff_needs_no_credentials_and_sees_what_changed(assembly: Path, stack: 
     done = cdk_command("diff", stack, "--app", str(assembly), "--template", str(same))
     assert done.returncode == 0, done.stderr
     assert "Number of stacks with differences: 0" in done.stderr + done.stdout
-    (plan,) = (r for r in template["Resources"].values() if r["Type"] == "AWS::ApiGateway::UsagePlan")
-    plan["Properties"]["Throttle"]["RateLimit"] = 1
+    plan = next(r for r in template["Resources"].values() if r["Type"] == "AWS::ApiGateway::UsagePlan")
+    plan["Properties"]["Throttle"]["RateLimit"] += 1
     same.write_text(json.dumps(template))
     done = cdk_command("diff", stack, "--app", str(assembly), "--template", str(same))
     assert "RateLimit" in done.stderr + done.stdout

@@ -78,9 +78,19 @@ def test_text_says_where_what_and_what_to_do_without_colour(
 
 
 def test_what_a_document_says_moves_no_cursor(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change(pool, "plans/retail.yaml", "Segment: retail", 'Segment: "\\x1b[2Jretail"')
+    change(pool, "plans/retail.yaml", "Segment: retail", "Segment: retial")
+    (pool / "plans/retail.yaml").rename(pool / "plans/\x1b[2J.yaml")
     assert run(["lint", str(pool), *ROUTES]) == 1
-    assert "\x1b" not in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "\ufffd[2J.yaml:6:1 MON120" in output
+    assert "\x1b" not in output
+
+
+def test_fails_when_a_pool_with_errors_is_to_be_published(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(pool, "plans/retail.yaml", "Segment: retail", "Segment: retial")
+    assert run(["lint", str(pool), *ROUTES, "--publish"]) == 1
+    assert "published: nothing" in capsys.readouterr().out
+    assert not (pool / "published.json").exists()
 
 
 @pytest.mark.parametrize(

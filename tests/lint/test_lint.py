@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from lint.overlay import NOW, Overlay
 from pools import ALLOW_ALL, meter, plan, policy, pool, route
 
-from marketplace_constructs.policy.lint import LintReport, lint
-from marketplace_constructs.policy.pool import Pool
+from marketplace_constructs.policy.lint import LintReport, lint, publish
+from marketplace_constructs.policy.pool import PUBLISHED, Pool
 
 
 def codes(report: LintReport) -> set[str]:
@@ -170,3 +172,26 @@ def test_native_metering_leaves_free_routes_without_key_alone() -> None:
     assert "MON135" not in codes(overlay.lint())
     overlay.routes = (route("GET /v1/health", requires_key=True), route("GET /v1/images", requires_key=True))
     assert "MON135" in codes(overlay.lint())
+
+
+def test_an_exempt_as_specific_as_the_meter_is_meant() -> None:
+    partly = {"NumericEquals": {"response:Status": 204}}
+    exempt = {"Sid": "Empty", "Effect": "Exempt", "Action": "*", "Dimension": "calls", "Condition": partly}
+    routes = [route("GET /v1/images")]
+    for pattern, is_found in (("/v1/images", False), ("/**", True)):
+        statements = [ALLOW_ALL, meter(resource="/v1/images"), {**exempt, "Resource": pattern}]
+        assert ("MON206" in codes(lint(pool(policy(statements), plan()), routes=routes, now=NOW))) == is_found
+
+
+def test_a_route_that_is_exempt_is_free_on_purpose() -> None:
+    free = {"Sid": "Free", "Effect": "Exempt", "Action": "GET", "Resource": "/v1/health", "Dimension": "*"}
+    routes = [route("GET /v1/health"), route("GET /v1/images")]
+    statements = [ALLOW_ALL, meter(resource="/v1/images")]
+    assert "MON202" in codes(lint(pool(policy(statements), plan()), routes=routes, now=NOW))
+    assert "MON202" not in codes(lint(pool(policy([*statements, free]), plan()), routes=routes, now=NOW))
+
+
+def test_what_is_recorded_is_never_recorded_anew(tmp_path: Path) -> None:
+    made = Pool.of(dict(Overlay.of("").texts), published={"Plan retail@1": "sha256:0"})
+    assert publish(made, tmp_path) == ("Policy images@1",)
+    assert json.loads((tmp_path / PUBLISHED).read_text())["documents"]["Plan retail@1"] == "sha256:0"

@@ -175,3 +175,16 @@ def test_fails_when_the_file_is_missing_or_no_text(tmp_path: Path) -> None:
     for name in ("binary.json", "missing.json"):
         with pytest.raises(MarketplaceConstructsError, match="MP-ROUTES-01"):
             read_routes(tmp_path / name)
+
+
+def test_an_options_method_with_a_backend_is_sold_like_any_other(tmp_path: Path) -> None:
+    options = {"options": {"x-amazon-apigateway-integration": {"type": "aws_proxy"}}}
+    (route,) = read_routes(written(tmp_path, {"openapi": "3.0.3", "paths": {"/v1/images": options}}))
+    assert not route.is_preflight
+
+
+def test_a_stage_without_a_cache_caches_nothing(tmp_path: Path) -> None:
+    made = template()
+    made["Resources"]["Stage"]["Properties"]["CacheClusterEnabled"] = False
+    routes = shown(read_routes(written(tmp_path, made)))
+    assert Trait.CACHED not in routes["GET /v1/images/{id}"].traits

@@ -99,7 +99,7 @@ class Bill:
         if isinstance(item, Event):
             for meter in self.table.events:
                 if meter.event == item.name:
-                    value = item.value if meter.round_up == 1 else _up(item.value, meter.round_up)
+                    value = _up(item.value, meter.round_up) if meter.round_up else item.value
                     yield meter.dimension, value * Fraction(meter.multiply)
             return
         for cell in self.cells.get(item.route, ()) if item.route in self.allowed else ():

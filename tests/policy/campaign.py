@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -57,21 +58,21 @@ def expansion_of(world: World) -> Expansion:
     return expand(made, made.plans[PLAN].document, routes, stage=STAGE)
 
 
-def judged_by_product(table: PlanTable, lines: Lines, *, is_any_table: bool = False) -> Judged:
-    """What the product's SQL makes of a log, line by line, by ``extendedRequestId``.
-
-    Args:
-        table: The plan's.
-        lines: As the access log has them.
-        is_any_table: Read the log as for tables that are not known yet; otherwise for this one only.
-    """
+@contextmanager
+def files_of(lines: Lines) -> Iterator[list[Path]]:
+    """The lines as a log's file, numbered."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "log.json")
         path.write_text("".join(f"{json.dumps({**line, 'line': n})}\n" for n, line in enumerate(lines)))
-        with AccessLog([path], tables=None if is_any_table else [table], keeps_lines=True) as log:
-            usage = log.usage(table, by=("line",))
-            assert log.unparsable == 0
-            assert log.duplicates == len(lines) - len({line["extendedRequestId"] for line in lines})
+        yield [path]
+
+
+def judged_by_product(table: PlanTable, lines: Lines) -> Judged:
+    """What the product's SQL makes of a log, line by line, by ``extendedRequestId``."""
+    with files_of(lines) as files, AccessLog(files, tables=[table], keeps_lines=True) as log:
+        usage = log.usage(table, by=("line",))
+        assert log.unparsable == 0
+        assert log.duplicates == len(lines) - len({line["extendedRequestId"] for line in lines})
     judged: Judged = {}
     for one in usage:
         assert one.lines == 1, one
@@ -178,8 +179,23 @@ def _less(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {**document, "Statement": rest}
 
 
-def run(seeds: Iterable[int], *, policies: int, lines: int, report: Callable[[str], None]) -> Counter[str]:
-    """Judge pools from these seeds until enough are accepted; all that happened is counted."""
+def run(
+    seeds: Iterable[int],
+    *,
+    policies: int,
+    lines: int,
+    report: Callable[[str], None],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Counter[str]:
+    """Judge pools from these seeds until enough are accepted; all that happened is counted.
+
+    Args:
+        seeds: Of one pool each.
+        policies: How many accepted ones are enough.
+        lines: Of each one's log.
+        report: Is told each world that differs.
+        progress: Is told now and then how far it is.
+    """
     counts: Counter[str] = Counter()
     for seed in seeds:
         if counts["accepted"] >= policies or counts["worlds that differ"] >= ENOUGH:
@@ -203,6 +219,8 @@ def run(seeds: Iterable[int], *, policies: int, lines: int, report: Callable[[st
         counts.update(f"state: {one.state}" for line in outcome.judged.values() for one in line)
         counts["state: skipped"] += sum(not line for line in outcome.judged.values())
         counts["doubles"] += len(log) - len(outcome.judged)
+        if counts["lines"] % (500 * lines) == 0:
+            progress(f"seed {seed}: policies {counts['accepted']:,}, disagreements {counts['disagreements']:,}")
     return counts
 
 
@@ -219,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         policies=given.policies,
         lines=given.lines,
         report=print,
+        progress=lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201
     )
     for name in sorted(counts):
         if name not in {"accepted", "lines", "disagreements"}:

@@ -229,7 +229,8 @@ class Statement:
         value = 1 if metric == "requests" else numbers[BASE_VALUES[metric]]
         step = self.quantity.get("RoundUpPerRequest", 1)
         rounded = -(-value // step) * step
-        return rounded * self.weight / UNITS.get(self.quantity.get("Unit", ""), 1)
+        unit: int = UNITS.get(self.quantity.get("Unit", ""), 1)
+        return Fraction(rounded) * self.weight / unit
 
 
 class Evaluator:
@@ -408,7 +409,6 @@ def can_order_matter(
     return Evaluator(documents, plan, routes, stage=stage).tie() is not None
 
 
-def floored(quantity: Fraction, decimals: int = 9) -> str:
-    """As a report shows it: cut off, never rounded up."""
-    whole, rest = divmod(floor(quantity * 10**decimals), 10**decimals)
-    return f"{whole}.{rest:0{decimals}d}"
+def floored(quantity: Fraction) -> Fraction:
+    """As a report shows it: cut off at nine decimals, never rounded up."""
+    return Fraction(floor(quantity * 10**9), 10**9)

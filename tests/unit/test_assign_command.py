@@ -91,7 +91,8 @@ class LocalSale(_Sale):
             )
             for plan in TABLES
         ]
-        return (*held, replace(held[0], plan="later@1", holds_from=since + 100 * HOUR))
+        later = replace(held[0], plan="later@1", holds_from=since + 100 * HOUR)
+        return (*held, later, replace(held[0], plan="gone@1", assign_to=""))
 
     def _limits(self, usage_plan_id: str) -> dict[str, str]:
         return {"throttle": "10/s, burst 20", "quota": usage_plan_id}
@@ -166,6 +167,7 @@ def test_fails_when_the_hour_is_over_or_not_whole(text: str) -> None:
     [
         (["agmt-one", "unheard-of@1"], SETTINGS, "MP-CLI-15", "reader@1, writer@1"),
         (["agmt-one", "later@1"], SETTINGS, "MP-CLI-15", "reader@1, writer@1"),
+        (["agmt-one", "gone@1"], SETTINGS, "MP-CLI-15", "reader@1, writer@1"),
         (["agmt-two", "writer@1"], SETTINGS, "MP-CLI-12", "agmt-two"),
         (["agmt-one", "writer@1"], replace(SETTINGS, plans_table=""), "MP-CLI-14", "without documents"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,15 @@ def test_a_program_gets_the_document_with_a_schema_version() -> None:
     _, found = run(ROOT / "monetization", "--plan", "retail", "--routes", NOUNS, "--format", "json")
     assert (found["schema_version"], found["plan"]) == (1, "retail@1")
     assert found["document"]["openapi"] == "3.0.3"
+
+
+def test_an_id_alone_means_its_newest_version(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "monetization", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "published.json").unlink(missing_ok=True)
+    text = (tmp_path / "plans/retail@1.yaml").read_text()
+    (tmp_path / "plans/retail@2.yaml").write_text(text.replace("PlanVersion: 1", "PlanVersion: 2"))
+    _, found = run(tmp_path, "--plan", "retail", "--routes", NOUNS, "--format", "json")
+    assert found["plan"] == "retail@2"
 
 
 def test_fails_when_the_plan_is_not_in_the_pool() -> None:
