@@ -33,6 +33,10 @@ search = lambda_.Function(
     code=lambda_.Code.from_inline("def handler(event, context): return {}"),
 )
 """
+API = """
+from aws_cdk import aws_apigateway as apigateway
+api = apigateway.LambdaRestApi(stack, "Api", handler=search)
+"""
 
 
 def blocks(page: Path) -> list[str]:
@@ -50,7 +54,9 @@ def sources() -> str:
 def test_the_code_in_the_docs_synthesizes(page: str, number: int, tmp_path: Path) -> None:
     block = blocks(ROOT / page)[number]
     given = "" if "stack =" in block or "SellableApi" not in block else STACK
+    given += "" if not given or "api =" in block else API
     ending = "" if "app.synth()" in block or "SellableApi" not in block else "\ncdk.App.of(stack).synth()\n"
+    (tmp_path / "monetization").symlink_to(ROOT / "monetization")
     script = tmp_path / "block.py"
     script.write_text(f"{given}{block}{ending}")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -90,7 +90,7 @@ def random_world(random: Random) -> World:
     if chance(random, 0.5):
         attached["Throttle"] = _throttle(random)
     listing = product()["Marketplace"] | {"Dimensions": {name: dict(_COUNTED) for name in DIMENSIONS}}
-    events = {name: {} for name in EVENTS}
+    events: dict[str, Any] = {name: {} for name in EVENTS}
     documents = (product(Segments=segments, Events=events, Marketplace=listing), plan(**attached))
     return World(documents=(*documents, *policies, *guardrails), routes=routes)
 
@@ -104,7 +104,7 @@ def _version(name: str) -> int:
 
 
 def _routes(random: Random) -> tuple[Declared, ...]:
-    routes = []
+    routes: list[Declared] = []
     for path in some(random, PATHS, 6):
         for method in some(random, ("GET", "POST", "ANY", "GET", "DELETE", "OPTIONS", "HEAD"), 3):
             if not any(route[:2] == (method, path) for route in routes):

@@ -46,14 +46,16 @@ def findings(directory: Path, hostile: dict[str, str | bytes]) -> list[dict[str,
         POLICY: json.dumps(policy([ALLOW_ALL, meter()])),
         "plans/retail.json": json.dumps(plan()),
         "prices/prices.json": json.dumps(PRICES),
-    } | hostile
+        **hostile,
+    }
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     ran = subprocess.run([sys.executable, "-c", LINT, str(directory)], capture_output=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr.decode()[-2_000:]
-    return json.loads(ran.stdout)
+    found: list[dict[str, Any]] = json.loads(ran.stdout)
+    return found
 
 
 def of(document: str, found: list[dict[str, Any]]) -> list[tuple[str, str]]:
