@@ -1,17 +1,21 @@
-"""Writes the pages that say what the source says: errors, commands, rules. ``python docs/generate.py``."""
+"""Writes the pages that say what the source says: errors, commands, rules, members. ``python docs/generate.py``."""
 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from click.testing import CliRunner
 
 from marketplace_constructs.cli.group import sellable
 from marketplace_constructs.domain.finding import FindingType
+from marketplace_constructs.domain.product import UNITS as UNITS_OF_CATEGORY
+from marketplace_constructs.policy.documents import KINDS, METRICS, UNITS
 from marketplace_constructs.policy.rules import CATALOGUE, CheckedBy
+from marketplace_constructs.policy.schema import schema_of
 from marketplace_constructs.rehearsal.marketplace import control
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +29,7 @@ AREAS = {
     "MONETIZATION": "Monetization documents at synthesis",
     "LINT": "The linter's files",
     "LEDGER": "The ledger of metering",
+    "LOG": "The access log",
     "METER": "The meter",
     "ONBOARDING": "The page where buyers land",
     "PLAN": "The usage plan, its limits and its product code",
@@ -109,7 +114,13 @@ def commands() -> str:
     """The page of commands."""
     page = [COMMANDS]
     for path, command in walk(sellable, ["sellable"]):
-        shown = CliRunner().invoke(command, ["--help"], prog_name=" ".join(path), terminal_width=80)
+        shown = CliRunner().invoke(
+            command,
+            ["--help"],
+            prog_name=" ".join(path),
+            terminal_width=80,
+            help_option_names=sellable.context_settings["help_option_names"],
+        )
         page.append(f"\n## `{' '.join(path)}`\n\n```\n{shown.output}```\n")
     return "".join([*page, CONTROL, control.to_markdown().strip(), "\n"])
 
@@ -160,7 +171,126 @@ def rules() -> str:
     return "".join(page)
 
 
-PAGES = {"errors.md": errors, "command-line.md": commands, "monetization-rules.md": rules}
+REFERENCE = """# The members of monetization documents
+
+Every member of every kind of document. [The language](monetization-policies.md) says what they come to,
+[its rules](monetization-rules.md) what is wrong. A member that is not named here is an error, but for those that begin
+with `x-`. `sellable schema KIND` gives the same to editors, as JSON Schema. This page is made from the models that read
+the documents, by `python docs/generate.py`.
+
+- A *name* is a letter and up to 63 more of `A-Za-z0-9_.-`; a *dimension* is 1 to 100 of them. `id@version` is two of a
+  document's members: `search@1`.
+- A *pattern* begins with `/`, and has up to 512 characters; [more](monetization-policies.md#patterns).
+- A *time* is UTC, in quotes: `"2026-12-01T00:00:00Z"`. A *price* is a decimal number in quotes: `"0.001"`.
+- *X; or several* is one X, or a list of them. *X, by Y* are members whose names are Y and whose values are X.
+- In YAML, a path with braces needs quotes where it stands within braces: `{Resource: "/v1/images/{id}"}`.
+"""
+
+FORMS = {
+    r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$": "name",
+    r"^[A-Za-z][A-Za-z0-9_.-]{0,63}@[1-9][0-9]{0,8}$": "`id@version`",
+    r"^[A-Za-z0-9_.-]{1,100}$": "dimension",
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$": "time",
+    r"^[0-9]{1,18}(\.[0-9]{1,18})?$": "price",
+    r"^[0-9]{12}$": "12 digits in quotes",
+    r"^offer-[A-Za-z0-9]{1,64}$": "`offer-…`",
+    r"^entitlement:": "`entitlement:DIMENSION`",
+    r"^\$\{param\.([A-Za-z][A-Za-z0-9_.-]{0,63})\}$": '`"${param.NAME}"`',
+    r"^/": "pattern",
+}
+"""What each pattern of the schemas is called."""
+
+
+def reference() -> str:
+    """The page of members."""
+    page, told = [REFERENCE], set[str]()
+    for kind in KINDS:
+        schema = schema_of(kind)
+        page += [
+            f"\n## {kind}\n\n{schema['description']}\n",
+            members(schema, schema.get("$defs", {})),
+        ]
+        for name in nested(schema, schema.get("$defs", {})):
+            if name not in told:
+                told.add(name)
+                made = schema["$defs"][name]
+                page += [f"\n### {name}\n\n{made['description']}\n", members(made, schema["$defs"])]
+    return "".join([*page, words()])
+
+
+def nested(made: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """The names of what a schema is made of and has members itself, in the order in which they are named."""
+    names = dict.fromkeys(re.findall(r"'#/\$defs/(\w+)'", str(made.get("properties", {}))))
+    below = [[name, *nested(known[name], known)] for name in names if "properties" in known[name]]
+    return list(dict.fromkeys(name for several in below for name in several))
+
+
+def members(made: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """A table of members."""
+    rows = ["\n| member | form | needed | what it says |\n|---|---|---|---|\n"]
+    for name, member in made["properties"].items():
+        default = member.get("default")
+        left_out = f"no: `{str(default).lower()}`" if default not in (None, "", []) else "no"
+        needed = "yes" if name in made.get("required", ()) else left_out
+        rows.append(f"| `{name}` | {form(member, known)} | {needed} | {member['description']} |\n")
+    return "".join(rows)
+
+
+def form(made: Mapping[str, Any], known: Mapping[str, Any]) -> str:  # noqa: C901, PLR0911 - one answer for each form
+    """What a value looks like, in words."""
+    match made:
+        case {"$ref": target}:
+            name = target.rpartition("/")[2]
+            return f"[{name}](#{name.lower()})" if "properties" in known[name] else form(known[name], known)
+        case {"const": bool() as value}:
+            return f"`{str(value).lower()}`"
+        case {"const": value}:
+            return f'`"{value}"`' if value[:1].isdigit() else f"`{value}`"
+        case {"enum": values}:
+            return ", ".join(f"`{value}`" for value in values)
+        case {"anyOf": [one, {"type": "array", "items": items}]} if one == items:
+            return f"{form(one, known)}; or several"
+        case {"anyOf": [*others, {"type": "array"}]}:
+            return f"{' or '.join(form(one, known) for one in others)}; or several"
+        case {"anyOf": several} | {"oneOf": several}:
+            return " or ".join(dict.fromkeys(form(one, known) for one in several))
+        case {"type": "array", "items": items}:
+            return f"list of {form(items, known)}"
+        case {"type": "object", "additionalProperties": value, "propertyNames": names}:
+            return f"{form(value, known)}, by {form(names, known)}"
+        case {"type": "object", "patternProperties": patterns}:
+            ((name, value),) = patterns.items()
+            return f"{form(value, known)}, by {FORMS[name]}"
+        case {"type": "string"}:
+            return FORMS[made["pattern"]] if "pattern" in made else "text"
+        case {"type": "boolean"}:
+            return "`true` or `false`"
+    whole = "whole number" if made["type"] == "integer" else "number"
+    low, above, high = (made.get(name) for name in ("minimum", "exclusiveMinimum", "maximum"))
+    ends = [f"above {above:,}" if above is not None else f"{low:,}" if low is not None else ""]
+    ends += [f"to {high:,}" if high is not None else "or more" if low is not None else ""]
+    return " ".join([whole, *(end for end in ends if end)])
+
+
+def words() -> str:
+    """Tables of the words that a metric and a category take."""
+    tables: dict[str, dict[str, Iterable[str]]] = {
+        "Metrics": {name: UNITS.get(base, ()) for name, base in METRICS.items()},
+        "Categories": {name.value: units for name, units in UNITS_OF_CATEGORY.items()},
+    }
+    page = []
+    for title, rows in tables.items():
+        page.append(f"\n## {title} and their units\n\n| word | units |\n|---|---|\n")
+        page += [f"| `{name}` | {', '.join(f'`{unit}`' for unit in of) or 'none'} |\n" for name, of in rows.items()]
+    return "".join(page)
+
+
+PAGES = {
+    "errors.md": errors,
+    "command-line.md": commands,
+    "monetization-rules.md": rules,
+    "monetization-reference.md": reference,
+}
 
 if __name__ == "__main__":
     for name, render in PAGES.items():

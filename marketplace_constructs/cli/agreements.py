@@ -15,7 +15,7 @@ import click
 from marketplace_constructs.cli.group import common_options
 from marketplace_constructs.domain.agreements import Agreement, Fact, FactKind, agreements_of
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
-from marketplace_constructs.domain.plan_versions import PlanVersion, deployed, holding, hour_of, next_hour
+from marketplace_constructs.domain.plan_versions import LEAD, PlanVersion, deployed, holding, hour_of, next_hour
 
 if TYPE_CHECKING:
     from marketplace_constructs.domain.plan_table import PlanTable
@@ -28,19 +28,21 @@ _SCHEMA_VERSION: Final = 1
 _HANDLER: Final = "marketplace_constructs.runtime.agreements.reconciliation.handler"
 _PLANS_HANDLER: Final = "marketplace_constructs.runtime.plans.handler"
 _ROUTES_SHOWN: Final = 4
+_PAST_DATE: Final = "MON118"
+"""That a plan's time has come does not keep anybody from comparing it."""
 
 
 @click.group("agreements")
-@click.option("--stack", "stack", required=True, metavar="NAME", help="The stack with the SellableApi.")
+@click.option("--stack", "stack", metavar="NAME", help="The stack with the SellableApi.  [required]")
 @click.option("--product-code", metavar="CODE", help="Which one, where the stack has several.")
 @click.pass_context
-def command(ctx: click.Context, *, stack: str, product_code: str | None) -> None:
+def command(ctx: click.Context, *, stack: str | None, product_code: str | None) -> None:
     """What is known of each buyer's agreements, and why.
 
     Account and Region are those of the AWS configuration. Reads the stack's
     table of facts, and changes nothing but by assign, repair and forget.
     """
-    ctx.obj = _Sale(stack, product_code)
+    ctx.obj = _Sale(stack or "", product_code)
 
 
 @command.command("list")
@@ -146,7 +148,7 @@ def assign(
         before = holding(sale.versions, hour).get(former) if former else None
         changes = sale.changes(before, version)
     else:
-        changes = _priced_changes(pool, routes, former, plan)
+        changes = _priced_changes(pool, routes, former, plan, stage=sale.stage(version))
     later = [one for one in agreement.assignments if one.takes_effect_at > hour]
     if output == "text":
         click.echo(f"{agreement.id}: {former or 'no plan'} -> {plan}, from {hour:%Y-%m-%dT%H:%MZ}")
@@ -155,6 +157,12 @@ def assign(
         for one in later:
             click.echo(f"  from {one.takes_effect_at:%Y-%m-%dT%H:%MZ} it has {one.plan}, as was assigned before")
     is_wanted = yes or click.confirm("Assign?", err=True)
+    if is_wanted and hour < next_hour(datetime.now(UTC)):
+        raise _refusal(
+            "MP-CLI-17",
+            f"answer, got it too late for {hour:%Y-%m-%dT%H:%MZ}; expected it {LEAD.seconds // 60} minutes before, "
+            "since an hour that has begun keeps its plan; nothing was assigned, assign again",
+        )
     failed = sale.assign(agreement, plan, hour) if is_wanted else ""
     if output == "json":
         _print_json(
@@ -187,7 +195,7 @@ def _hour(text: str | None, now: datetime) -> datetime:
         moment = now
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     hour = hour_of(moment)
-    if hour != moment or hour <= now:
+    if hour != moment or hour < next_hour(now):
         raise click.BadParameter(
             f"got {text!r}; expected a whole hour to come, UTC, such as {next_hour(now):%Y-%m-%dT%H:%MZ}",
             param_hint="--from",
@@ -195,14 +203,23 @@ def _hour(text: str | None, now: datetime) -> datetime:
     return hour
 
 
-def _priced_changes(directory: Path, routes: Path, old: str | None, new: str) -> tuple[Change, ...]:
+def _priced_changes(directory: Path, routes: Path, old: str | None, new: str, *, stage: str) -> tuple[Change, ...]:
     """What changes by the documents, prices included."""
+    from marketplace_constructs.domain.finding import FindingType
     from marketplace_constructs.policy.comparison import Pair, Sold, compared
     from marketplace_constructs.policy.evaluation import expand
-    from marketplace_constructs.policy.lint import load_pool
+    from marketplace_constructs.policy.lint import lint, load_pool
     from marketplace_constructs.policy.routes import read_routes
 
     pool, declared = load_pool(directory), tuple(read_routes(routes))
+    findings = lint(pool, routes=declared, stage=stage, now=datetime.now(UTC)).findings
+    errors = {finding.issue_code for finding in findings if finding.finding_type is FindingType.ERROR} - {_PAST_DATE}
+    if errors:
+        raise _refusal(
+            "MP-CLI-40",
+            f"documents of {directory}, got the errors {', '.join(sorted(errors))}; expected none; see them with "
+            "sellable lint",
+        )
 
     def sold(plan: str | None) -> Sold | None:
         if plan is None:
@@ -213,7 +230,7 @@ def _priced_changes(directory: Path, routes: Path, old: str | None, new: str) ->
                 f"plan of {directory}, got {plan}; expected one of {', '.join(sorted(pool.plans))}; leave --pool out",
             )
         entry = pool.plans[plan]
-        return Sold(pool, entry, expand(pool, entry.document, declared))
+        return Sold(pool, entry, expand(pool, entry.document, declared, stage=stage))
 
     return compared(Pair(sold(old), sold(new), ("moved",)), has_routes=True).changes
 
@@ -265,15 +282,17 @@ class _Sale:
     def _session(self) -> Any:
         import boto3
 
+        # Asked for no earlier, since a command's help needs no stack.
+        if not self.stack:
+            raise click.UsageError("Missing option '--stack'.")
         return boto3.Session()
 
     @cached_property
     def _functions(self) -> list[Mapping[str, Any]]:
         """The configuration of each function of the stack."""
         functions = self._session.client("lambda")
-        pages = (
-            self._session.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=self.stack)
-        )
+        resources = self._session.client("cloudformation").get_paginator("list_stack_resources")
+        pages = resources.paginate(StackName=self.stack)
         return [
             functions.get_function_configuration(FunctionName=resource["PhysicalResourceId"])
             for page in pages
@@ -350,6 +369,11 @@ class _Sale:
                 "deploy it, or name another",
             )
         return held[plan]
+
+    def stage(self, version: PlanVersion) -> str:
+        """The name of the stage that a plan is sold on."""
+        plan = self._session.client("apigateway").get_usage_plan(usagePlanId=version.usage_plan_id)
+        return str(plan["apiStages"][0]["stage"])
 
     def changes(self, old: PlanVersion | None, new: PlanVersion) -> tuple[Change, ...]:
         """What changes for an agreement that moves, limits included."""

@@ -76,6 +76,7 @@ def command(
     Compares two pools, plan by plan and route by route: what changes in
     access, in what is counted, in prices, limits and assignment, and for whom.
     Pinned agreements stay on their version of a plan; new ones get the newest.
+    "One call" is one of 1 MB and one second, answered with 200.
 
     Exits with 1 where a charge is new or higher, or could be, and is not
     allowed; with 3 where the routes are not given or a pool has errors.
@@ -86,6 +87,11 @@ def command(
     if routes and (old_routes or new_routes):
         raise click.UsageError("--routes stands for both; give either it, or --old-routes and --new-routes")
     before, after = load_pool(old), load_pool(new)
+    left_out = {name for pool in (before, after) for name, plan in pool.plans.items() if plan.document.not_evaluated}
+    if logs and left_out:
+        click.echo(
+            f"note: Allowances and Trial of {', '.join(sorted(left_out))} left out of what a log costs", err=True
+        )
     difference = diff(
         before,
         after,
@@ -134,7 +140,8 @@ def _text(difference: Difference) -> Iterator[str]:
     for finding in difference.findings:
         yield ""
         yield from _wrapped(f"{finding.issue_code} {finding.finding_details}; {finding.resolution}")
-    yield ""
+    if difference.documents or difference.comparisons or difference.findings:
+        yield ""
     for what in difference.not_checked:
         yield from _wrapped(f"could not check {what}")
     yield from _wrapped(_verdict(difference))

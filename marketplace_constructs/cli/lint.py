@@ -39,7 +39,7 @@ _COLOURS: Final = {
 @click.option("--stage", default="prod", show_default=True, help="The stage's name, for the key api:Stage.")
 @click.option(
     "--fail-on",
-    type=click.Choice([kind.value for kind in FindingType]),
+    type=click.Choice([kind.value for kind in FindingType], case_sensitive=False),
     default=FindingType.ERROR.value,
     show_default=True,
     help="Exit with 1 from this type of finding on; security and revenue weigh the same.",

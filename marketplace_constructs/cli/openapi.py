@@ -58,6 +58,11 @@ def command(
             )
         )
     plan = _plan(pool, name)
+    for route in free_routes:
+        if route not in map(str, known):
+            raise click.BadParameter(
+                f"{route!r} is no route of {routes}; expected one, such as 'GET /v1/health'", param_hint="--free-route"
+            )
     document = openapi_of_plan(
         pool,
         plan,

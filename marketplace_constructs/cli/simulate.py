@@ -17,6 +17,7 @@ import click
 
 from marketplace_constructs.cli.group import common_options
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
+from marketplace_constructs.domain.plan_table import LineState
 from marketplace_constructs.domain.product import NATIVE_DIMENSION, Metering
 from marketplace_constructs.domain.usage_plan import METHODS
 
@@ -88,6 +89,9 @@ def command(
     plan = _plan(pool, plan_name)
     prices = [entry.document for entry in pool.price_lists.get(plan.price_list, ())]
     routes = _routes(routes_file, api)
+    if plan.not_evaluated:
+        left_out = " and ".join(plan.not_evaluated)
+        click.echo(f"note: {left_out} of {plan.reference} left out; everything is priced as if not included", err=True)
     if call is not None:
         method, path = _method_and_path(call)
         request = Request(
@@ -123,7 +127,7 @@ def _show_request(
     if output == "json":
         click.echo(json.dumps(_decision_to_json(plan, decision)))
     else:
-        _print_decision(decision)
+        _print_decision(decision, _why_unknown(decision, plan, prices))
 
 
 def _show_log(
@@ -153,6 +157,12 @@ def _show_log(
         else:
             table = _expansion(pool, plan, routes, stage).table
             simulation = simulate_log(table, files, price_lists=prices, progress=progress)
+    if simulation.unparsable and not (simulation.totals or simulation.skipped):
+        raise _refusal(
+            "MP-SIM-04",
+            f"log, got {simulation.unparsable:,} lines, none of which tells of a call; expected lines of the access "
+            "log that the stack writes; name its files",
+        )
     if routes is None:
         click.echo("note: routes are those that the log shows; give --routes FILE to find unmatched ones", err=True)
     is_native = pool.product is not None and pool.product.document.marketplace.metering == Metering.NATIVE
@@ -245,10 +255,10 @@ def _expansion(pool: Pool, plan: Plan, routes: Sequence[Route], stage: str) -> E
 
 
 def _method_and_path(call: str) -> tuple[str, str]:
-    match = re.fullmatch(r"([A-Za-z]+) +(/\S*)", call.strip())
+    match = re.fullmatch(r"([A-Za-z]+) +(/[^\s?#]*)", call.strip())
     if match is None or match[1].upper() not in METHODS:
         raise click.BadParameter(
-            f'{call!r}; expected one of {", ".join(METHODS)} and a path, such as "GET /v1/images/{{id}}"',
+            f'{call!r}; expected one of {", ".join(METHODS)} and a path without query, such as "GET /v1/images/{{id}}"',
             param_hint="--request",
         )
     return match[1].upper(), match[2]
@@ -287,6 +297,7 @@ def _decision_to_json(plan: Plan, decision: Decision) -> dict[str, object]:
         "schema_version": _SCHEMA_VERSION,
         "plan": plan.id,
         "plan_version": plan.plan_version,
+        "not_evaluated": list(plan.not_evaluated),
         "request": {
             "method": request.method,
             "path": request.path,
@@ -326,6 +337,7 @@ def _simulation_to_json(plan: Plan, simulation: Simulation, native: Mapping[str,
         "schema_version": _SCHEMA_VERSION,
         "plan": plan.id,
         "plan_version": plan.plan_version,
+        "not_evaluated": list(plan.not_evaluated),
         "skipped": simulation.skipped,
         "duplicates": simulation.duplicates,
         "unparsable": simulation.unparsable,
@@ -356,20 +368,32 @@ def _simulation_to_json(plan: Plan, simulation: Simulation, native: Mapping[str,
     return content
 
 
-def _print_decision(decision: Decision) -> None:
+def _why_unknown(decision: Decision, plan: Plan, prices: Sequence[PriceList]) -> str:
+    """Why a price is not known."""
+    at = decision.request.time
+    first = min((one.effective_from for one in prices), default=at)
+    if first > at:
+        return f"price list {plan.price_list} holds from {first:%Y-%m-%dT%H:%M:%SZ} on; see --time"
+    unpriced = (verdict.dimension for verdict in decision.verdicts if verdict.quantity and verdict.amount is None)
+    return f"price list {plan.price_list} has none for {', '.join(unpriced)}"
+
+
+def _print_decision(decision: Decision, why_unknown: str) -> None:
     from marketplace_constructs.policy.simulation import decimal_text
 
     request = decision.request
     _say(f"{request.method} {request.path} under {decision.plan}: {_access(decision)}{_by(decision)}")
+    if not decision.is_known:
+        return
     _print_losers(decision.losers)
     for verdict in decision.verdicts:
         name = f" by {verdict.policy}/{verdict.sid}" if verdict.sid else ""
         _say(f"{verdict.dimension}: {verdict.state.value}{name}")
-        if verdict.quantity:
+        if verdict.state == LineState.BILLABLE:
             _say(f"  quantity {decimal_text(verdict.quantity)}, price {_amount(verdict.amount) or 'unknown'}")
         _print_losers(verdict.losers)
     total = _amount(_sum(verdict.amount for verdict in decision.verdicts if verdict.quantity))
-    _say(f"price: {total or 'unknown'} USD, an estimate" if total else "price: unknown")
+    _say(f"price: {total} USD, an estimate" if total else f"price: unknown, since {why_unknown}")
 
 
 def _print_losers(losers: Sequence[Loser]) -> None:
@@ -423,7 +447,7 @@ def _access(decision: Decision) -> str:
 
 def _by(decision: Decision) -> str:
     if not decision.is_known:
-        return ", the routes do not have it"
+        return ", the routes do not have it; write the path as the API declares it"
     return f" by {decision.policy}/{decision.sid}" if decision.sid else ", no statement allows it"
 
 

@@ -136,6 +136,11 @@ class Fact:
     note: str | None = None
 
 
+def documents_assignment(agreement_id: str) -> str:
+    """Id of the fact that the documents gave an agreement its plan: it has one at most, however many record it."""
+    return f"{FactKind.ASSIGNED}#{agreement_id}"
+
+
 class State(StrEnum):
     """The life of an agreement."""
 
@@ -455,8 +460,11 @@ def _settle(
         state, cause = _waiting(registration), None
     assignments = _assignments(chain)
     plan = plan_at(assignments, now)
+    offer_id = next((fact.offer_id for fact in reversed(history.facts) if fact.offer_id), None)
     is_granted = state is State.ACTIVE and is_registered
     lacks_plan = is_granted and plans is not None and plan not in plans
+    is_offer_known = history.kind is AgreementKind.LEGACY or offer_id is not None
+    plan_alarms = [_plan_alarm(plan, is_offer_known=is_offer_known)] if lacks_plan else []
     return Agreement(
         id=history.id,
         kind=history.kind,
@@ -473,12 +481,12 @@ def _settle(
         cause=cause,
         predecessor=history.predecessor,
         successor=history.successor,
-        offer_id=next((fact.offer_id for fact in reversed(history.facts) if fact.offer_id), None),
+        offer_id=offer_id,
         account_id=_account_id(history),
         entitlements=entitled.entitlements if entitled else (),
         assignments=assignments,
         keys=_keys(chain) if holds_keys else (),
-        alarms=(*history.alarms, *_status_alarms(history), *([_plan_alarm(plan)] if lacks_plan else [])),
+        alarms=(*history.alarms, *_status_alarms(history), *plan_alarms),
     )
 
 
@@ -539,9 +547,10 @@ def _status_alarms(history: _History) -> list[str]:
     ]
 
 
-def _plan_alarm(plan: str | None) -> str:
+def _plan_alarm(plan: str | None, *, is_offer_known: bool) -> str:
+    told = "" if is_offer_known else ", as far as can be told without its offer, which AWS has not named"
     what = f"its plan {plan} is not deployed" if plan else "no plan is assigned to it, and no document's AssignTo does"
-    return f"{what}: it grants no access"
+    return f"{what}{'' if plan else told}: it grants no access"
 
 
 def _account_id(history: _History) -> str | None:
@@ -551,14 +560,24 @@ def _account_id(history: _History) -> str | None:
 
 
 def _assignments(chain: Sequence[_History]) -> tuple[Assignment, ...]:
-    """Of the chain, by hour; for one hour the last word counts."""
-    facts = [f for member in chain for f in member.facts if f.kind is FactKind.ASSIGNED]
-    by_hour = {
-        fact.takes_effect_at: fact.plan
-        for fact in sorted(facts, key=lambda fact: (fact.at, fact.id))
-        if fact.takes_effect_at is not None
-    }
-    return tuple(Assignment(plan=plan, takes_effect_at=hour) for hour, plan in sorted(by_hour.items()) if plan)
+    """Of the chain, by hour; for one hour the last word counts.
+
+    What the documents gave to an agreement before it was known to continue another counts only where nothing that was
+    said of that other holds.
+    """
+    by_hour: dict[datetime, Fact] = {}
+    for member in reversed(chain):
+        inherited = list(by_hour)
+        for fact in member.facts:
+            hour = fact.takes_effect_at
+            if fact.kind is not FactKind.ASSIGNED or hour is None or not fact.plan:
+                continue
+            if fact.id == documents_assignment(member.id) and any(earlier <= hour for earlier in inherited):
+                continue
+            by_hour[hour] = max(fact, by_hour.get(hour, fact), key=lambda one: (one.at, one.id))
+    return tuple(
+        Assignment(plan=fact.plan, takes_effect_at=hour) for hour, fact in sorted(by_hour.items()) if fact.plan
+    )
 
 
 def _keys(chain: Sequence[_History]) -> tuple[Key, ...]:

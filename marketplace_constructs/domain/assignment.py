@@ -9,6 +9,7 @@ from typing import Final
 
 from marketplace_constructs.domain.agreements import Agreement
 from marketplace_constructs.domain.plan_versions import PlanVersion
+from marketplace_constructs.domain.product import AgreementKind
 
 MARKETPLACE: Final = "Marketplace"
 """The channel of what is sold through AWS Marketplace; consumers of the others have no agreements."""
@@ -18,7 +19,8 @@ def assigned_plan(agreement: Agreement, held: Iterable[PlanVersion], *, now: dat
     """The plan that the documents give an agreement: by its offer, else an entitlement, else its account, else Default.
 
     Of several versions of a plan the highest alone is given to anybody. Where two plans say the same, which the linter
-    refuses within one pool, the one that was deployed last is meant.
+    refuses within one pool, the one that was deployed last is meant. An assignment is for good, so nothing is meant of
+    a concurrent agreement whose offer AWS has not told yet, where a plan is for some offers.
 
     Args:
         agreement: With its offer, its entitlements and its account.
@@ -35,6 +37,10 @@ def assigned_plan(agreement: Agreement, held: Iterable[PlanVersion], *, now: dat
         name, number = _parts(version)
         if name not in newest or number > _parts(newest[name])[1]:
             newest[name] = version
+    # Every event of a concurrent agreement names the offer; a legacy customer's do only where there was a subscription.
+    is_offer_unknown = agreement.offer_id is None and agreement.kind is AgreementKind.CONCURRENT
+    if is_offer_unknown and any("Offers" in json.loads(version.assign_to) for version in newest.values()):
+        return None
     ranked = sorted(newest.values(), key=lambda version: (version.holds_from, version.plan), reverse=True)
     found = [(_rank(version, agreement, now), version) for version in ranked]
     best = min((rank for rank, _ in found if rank is not None), default=None)

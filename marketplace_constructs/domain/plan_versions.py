@@ -15,6 +15,9 @@ HOUR: Final = timedelta(hours=1)
 LEAD: Final = timedelta(minutes=5)
 """How long before an hour begins what holds in it is settled: caches that last a minute have seen it by then."""
 
+EVERY_CALL: Final = "every-call@1"
+"""The one plan of a product that is sold without documents."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanVersion:

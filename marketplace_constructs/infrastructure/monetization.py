@@ -49,9 +49,9 @@ class Monetization:
             product_id: The listing's product id, likewise; neither has to say it.
 
         Raises:
-            MarketplaceConstructsError: MP-MONETIZATION-01 to MP-MONETIZATION-05, MP-LINT, MP-PRODUCT, and the errors
-                that the linter finds without knowing the routes, MON101 to MON140, each with document, line and
-                column; all together.
+            MarketplaceConstructsError: MP-MONETIZATION-01 to MP-MONETIZATION-05, MP-MONETIZATION-10, MP-LINT,
+                MP-PRODUCT, and the errors that the linter finds without knowing the routes, MON101 to MON140, each
+                with document, line and column; all together.
         """
         try:
             from marketplace_constructs.policy.lint import lint, load_pool  # noqa: PLC0415  # needs an extra
@@ -69,6 +69,7 @@ class Monetization:
         problems = [
             *error_problems(lint(pool, now=checked_at(pool)).findings),
             *_identity_problems(pool, product_code, product_id),
+            *_included_problems(pool),
         ]
         if pool.product is None:
             refuse(problems)
@@ -165,6 +166,20 @@ def _identity_problems(pool: Pool, product_code: str | None, product_id: str | N
             f"plans of {entry.document.id}, got none of channel Marketplace with AssignTo Default; expected the plan "
             "that a buyer gets who subscribes; add one",
         )
+
+
+def _included_problems(pool: Pool) -> Iterator[Problem]:
+    """What a plan promises for nothing, which nothing looks at when usage is counted or let in."""
+    for entry in pool.plans.values():
+        members = entry.document.not_evaluated
+        if members:
+            place = entry.source.location(members[:1])
+            yield Problem(
+                "MP-MONETIZATION-10",
+                f"plan {entry.document.reference} of {entry.source.document}:{place.line}:{place.column}, got "
+                f"{' and '.join(members)}; expected neither, since this version does not evaluate them: included "
+                "units would be billed, and nothing would be cut off; sell such a plan when it does, or remove them",
+            )
 
 
 def _product(document: ProductDocument, product_code: str) -> Product:

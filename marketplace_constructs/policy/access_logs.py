@@ -109,7 +109,7 @@ class AccessLog:
         self._also = ("line",) if keeps_lines else ()
         self._progress = progress
         self.unparsable = 0
-        """Lines that are no JSON object, hold no ``extendedRequestId``, or text where a number belongs."""
+        """Lines that are no JSON object, hold no ``extendedRequestId`` or no time, or text where a number belongs."""
         self.duplicates = 0
         """Lines that repeat the ``extendedRequestId`` of another."""
 
@@ -244,6 +244,7 @@ class AccessLog:
             if not self._keeps_agreements:
                 texts["agreement"] = f"CASE WHEN \"agreement\" NOT IN ('', '{ABSENT}') THEN 'any' END"
         request_id = texts.pop("extended_request_id")
+        sound += f" AND {values['request_time_ms']} > 0"
         selected = {"extended_request_id": f"CASE WHEN {sound} THEN {request_id} END", **texts, **values}
         selected |= {name: f'CAST("{name}" AS BIGINT)' for name in self._also}
         given = ", ".join(f"{expression} AS {name}" for name, expression in selected.items())

@@ -38,7 +38,7 @@ from marketplace_constructs.policy.comparison import (
     word,
 )
 from marketplace_constructs.policy.documents import Access, Meter
-from marketplace_constructs.policy.evaluation import Match, TooIntertwinedError, expand
+from marketplace_constructs.policy.evaluation import Expansion, Match, TooIntertwinedError, expand
 from marketplace_constructs.policy.patterns import Route, Segment
 from marketplace_constructs.policy.pool import Pool, content_digest, publication_name
 from marketplace_constructs.policy.rules import CATALOGUE
@@ -194,14 +194,22 @@ class _Side:
             except TooIntertwinedError as error:
                 self._refuse(f"{reference} with conditions that cut {error} into too many pieces")
                 continue
-            for tie in expansion.ties:
-                sids = f"{tie.one.statement.sid} and {tie.other.statement.sid}"
-                where = tie.route or "an event"
-                self._refuse(f"{reference} with MON105, a tie of {sids} on {where} for {tie.dimension}")
+            self._look_at(reference, expansion)
             self.plans[reference] = Sold(pool, entry, expansion)
         for (kind, name), plans in self._assigned.items():
             if len(plans) > 1:
                 self._refuse(f"MON140, {kind} ({name}) of {' and '.join(sold.reference for sold in plans)}")
+
+    def _look_at(self, reference: str, expansion: Expansion) -> None:
+        """What would be compared as if it said something."""
+        for one in expansion.attached:
+            weight = one.statement.quantity.multiply if isinstance(one.statement, Meter) else None
+            if isinstance(weight, str) and weight not in self.pool.policies[one.policy].document.parameters:
+                self._refuse(f"{reference} with MON109, no parameter {weight!r} for {one.statement.sid}")
+        for tie in expansion.ties:
+            sids = f"{tie.one.statement.sid} and {tie.other.statement.sid}"
+            where = tie.route or "an event"
+            self._refuse(f"{reference} with MON105, a tie of {sids} on {where} for {tie.dimension}")
 
     def _refuse(self, what: str) -> None:
         self.problems.append(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -176,8 +176,9 @@ EventName = Name
 AccountId = Annotated[StrictStr, Field(pattern="^[0-9]{12}$")]
 OfferId = Annotated[StrictStr, Field(pattern="^offer-[A-Za-z0-9]{1,64}$")]
 
-Integer = Annotated[int, BeforeValidator(_integer)]
-Positive = Annotated[Integer, Field(ge=1, le=2**31 - 1)]
+_WHOLE: Final = BeforeValidator(_integer)
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1), _WHOLE]
+Amount = Annotated[int, Field(ge=0), _WHOLE]
 Number = Annotated[Decimal, BeforeValidator(_decimal), WithJsonSchema({"type": "number"})]
 PositiveNumber = Annotated[Number, Field(gt=0), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
 Instant = Annotated[
@@ -252,9 +253,13 @@ class Quantity(Member):
     """How much one line, or one event, counts: base value, rounded up, weighed, in a unit."""
 
     metric: StrictStr
+    """What is counted: `requests`, `response.bytes`, `integration.ms`, `response.ms`, or `event:NAME`."""
     multiply: Multiply = Decimal(1)
-    round_up_per_request: Annotated[Integer, Field(ge=1, le=10**12)] | None = None
+    """The weight, above 0 to 10,000 with at most four decimals, or `"${param.NAME}"`."""
+    round_up_per_request: Annotated[int, Field(ge=1, le=10**12), _WHOLE] | None = None
+    """Each base value goes up to the next multiple of this many base units. Left out: as it is."""
     unit: StrictStr | None = None
+    """The unit of the quantity: KB to TB, KiB to TiB; ms, s, min, h. Left out: the base unit."""
 
     @field_validator("metric")
     @classmethod
@@ -279,13 +284,27 @@ class Limits(Member):
     """How fast calls may come, in API Gateway's words."""
 
     rate_limit: Annotated[PositiveNumber, Field(le=10_000_000)]
+    """Calls per second that may go on and on, at most 10,000,000."""
     burst_limit: Positive
+    """Calls that may come at once."""
 
 
-class DeployCondition(Member):
+class _Condition(Member):
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        # An empty condition would hold everywhere, which its author may not have meant.
+        given = [keys for _, keys in self if keys is not None]
+        if not given or not all(given):
+            what = "Condition, got no operator, or one without a key; expected at least one, or no Condition"
+            raise PydanticCustomError("MON107", "{what}", {"what": what})
+        return self
+
+
+class DeployCondition(_Condition):
     """A condition of which only deployment decides."""
 
     string_equals: dict[Literal["plan:Segment", "plan:Id", "api:Stage"], Texts] | None = None
+    """The key has one of these values."""
 
 
 _NumericKey = Literal["response:Status", "response:Bytes", "integration:LatencyMs"]
@@ -293,17 +312,25 @@ _ByNumber = dict[_NumericKey, Numbers]
 _ByTime = dict[Literal["request:Time"], Instants]
 
 
-class LineCondition(Member):
+class LineCondition(_Condition):
     """A condition of a line of the access log; its keys and operators are ANDed, values of one key ORed."""
 
     string_equals: dict[Literal["plan:Segment", "plan:Id", "api:Stage", "response:StatusClass"], Texts] | None = None
+    """The key has one of these values; a status class is `"2"` to `"5"`, in quotes."""
     numeric_equals: _ByNumber | None = None
+    """The number is one of these."""
     numeric_less_than: _ByNumber | None = None
+    """The number is less."""
     numeric_less_than_equals: _ByNumber | None = None
+    """The number is less, or the same."""
     numeric_greater_than: _ByNumber | None = None
+    """The number is greater."""
     numeric_greater_than_equals: _ByNumber | None = None
+    """The number is greater, or the same."""
     date_greater_than_equals: _ByTime | None = None
+    """The call came then or later."""
     date_less_than: _ByTime | None = None
+    """The call came before then."""
 
     @model_validator(mode="after")
     def _classes(self) -> LineCondition:
@@ -319,29 +346,40 @@ Condition = DeployCondition | LineCondition
 
 class _Statement(Member):
     sid: Name
+    """The statement's name, unique in its policy; bills and reports show it."""
 
 
 class _RouteStatement(_Statement):
     action: Methods
+    """Methods, or `*` for all."""
     resource: Resources
+    """Patterns of routes."""
 
 
 class Access(_RouteStatement):
     """Allow and Deny: who may call what."""
 
     effect: Literal["Allow", "Deny"]
+    """A Deny that matches beats every Allow."""
     condition: DeployCondition | None = None
+    """Where it holds. Left out: under every plan and stage."""
 
 
 class Meter(_Statement):
     """What counts: lines on routes, or an event of the seller's backend."""
 
     effect: Literal["Meter"]
+    """Counts."""
     action: Methods | None = None
+    """Methods, or `*` for all; needed to meter calls, left out to meter an event."""
     resource: Resources | None = None
+    """Patterns of routes; needed to meter calls, left out to meter an event."""
     dimension: DimensionKey
+    """The product's dimension that it counts for."""
     quantity: Quantity
+    """How much a call, or an event, counts."""
     condition: LineCondition | None = None
+    """Which calls. Left out: those that were answered with 200 to 299."""
 
     @model_validator(mode="after")
     def _routes_or_event(self) -> Meter:
@@ -360,16 +398,22 @@ class Exempt(_RouteStatement):
     """What does not count."""
 
     effect: Literal["Exempt"]
+    """Makes calls count 0, whatever Meters say."""
     dimension: Dimensions
+    """The dimensions that they do not count for, or `*` for all."""
     condition: LineCondition | None = None
+    """Which calls. Left out: all, whatever their status."""
 
 
 class Limit(_RouteStatement):
     """How fast."""
 
     effect: Literal["Limit"]
+    """Slows down the methods of the routes that it matches."""
     throttle: Limits
+    """How fast calls may come; where several Limits match, the smallest of each number."""
     condition: DeployCondition | None = None
+    """Where it holds. Left out: under every plan and stage."""
 
 
 Statement = Annotated[Access | Meter | Exempt | Limit, Field(discriminator="effect")]
@@ -382,63 +426,84 @@ class Parameter(Member):
     """A number that a plan may set."""
 
     type: Literal["Integer", "Decimal"]
+    """Whether it may have decimals."""
     default: Number
+    """Its value in plans that set none, and in the policy's tests."""
     min: Number | None = None
+    """The least a plan may set. Left out: no such limit."""
     max: Number | None = None
+    """The most a plan may set. Left out: no such limit."""
 
 
 class PolicyTestRequest(Member):
     """One call, as the access log would show it."""
 
     method: Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+    """The call's method."""
     resource: StrictStr
-    status: Annotated[Integer, Field(ge=0, le=999)] = 200
-    response_bytes: Annotated[Integer, Field(ge=0)] = 0
-    response_ms: Annotated[Integer, Field(ge=0)] = 0
-    integration_ms: Annotated[Integer, Field(ge=0)] = 0
+    """The route as the API declares it; in quotes where it has braces and stands in braces."""
+    status: Annotated[int, Field(ge=0, le=999), _WHOLE] = 200
+    """The answer's status."""
+    response_bytes: Amount = 0
+    """The answer's bytes, without headers."""
+    response_ms: Amount = 0
+    """How long the whole answer took, in milliseconds."""
+    integration_ms: Amount = 0
+    """How long the backend took, in milliseconds."""
     time: Instant | None = None
+    """When it came. Left out: now."""
 
 
 class PolicyTestExpectation(Member):
-    """What the call must come to; what is left out is not looked at.
-
-    Args:
-        access: Whether it may be called.
-        quantities: By dimension, in the dimension's unit, exact; 0 where it is exempt, fails or is not metered.
-        sids: By dimension, the statement that decides.
-    """
+    """What the call must come to; what is left out is not looked at."""
 
     access: Literal["Allowed", "Refused"] | None = None
+    """Whether it may be called."""
     quantities: dict[DimensionKey, Number] = Field(default_factory=dict)
+    """By dimension, in the dimension's unit, exact; 0 where it is exempt, fails or is not metered."""
     sids: dict[DimensionKey, Name] = Field(default_factory=dict)
+    """By dimension, the statement that decides."""
 
 
 class PolicyTest(Member):
     """A test inside a policy, run by the linter with the policy alone and its parameters' defaults."""
 
     name: StrictStr = ""
+    """What the test shows, in a sentence."""
     segment: Name | None = None
+    """For the key `plan:Segment`. Left out: a plan of no segment."""
     request: PolicyTestRequest
+    """The call."""
     expect: PolicyTestExpectation
+    """What it must come to."""
 
 
 class Document(Member):
     """What all documents have."""
 
     version: Literal["2026-11-21"]
+    """Of the language, in quotes."""
     id: Name
+    """The document's name; other documents refer to it by this, not by its file."""
 
 
 class Policy(Document):
     """A policy of the common pool."""
 
     kind: Literal["Policy"]
+    """A file in `policies/`."""
     policy_version: Positive
+    """Plans attach `Id@PolicyVersion`; a published version never changes."""
     description: StrictStr = ""
+    """For readers."""
     parameters: dict[Name, Parameter] = Field(default_factory=dict)
+    """By name, the numbers that plans may set: `"${param.NAME}"` in Multiply."""
     bill_server_errors: StrictBool = False
+    """Whether a condition that names 5xx or 429 may count them."""
     statement: Annotated[tuple[Statement, ...], Field(min_length=1, max_length=MAX_STATEMENTS)]
+    """What the policy says; their order never matters."""
     tests: tuple[PolicyTest, ...] = ()
+    """What calls must come to; `sellable lint` runs them."""
 
     @property
     def reference(self) -> str:
@@ -450,57 +515,79 @@ class Segment(Member):
     """A kind of consumer."""
 
     guardrails: tuple[Reference, ...] = ()
+    """Policies of Deny and Limit that hold under every plan of the segment."""
 
 
 class ProductDimension(Member):
     """A dimension of the listing."""
 
     category: Category
+    """AWS's category of the unit."""
     unit: StrictStr
+    """A unit of that category, as the listing has it."""
     type: DimensionType
+    """`ExternallyMetered` is billed by usage, `Entitled` is bought in a contract."""
 
 
 class Marketplace(Member):
     """What the listing says."""
 
     product_code: StrictStr | None = None
+    """The listing's product code. Left out: given at synthesis."""
     product_id: StrictStr | None = None
+    """The listing's `prod-…`. Left out: given at synthesis, or by nobody."""
     agreements: AgreementKind
+    """`Concurrent` for every product created since 2026-06-01."""
     pricing_model: PricingModel
+    """The listing's; AWS never lets it change."""
     metering: Metering
+    """Who reports usage: API Gateway itself, or this library's meter. Never both."""
     metering_region: StrictStr = "us-east-1"
+    """Where usage is reported; one Region for the product's life."""
     dimensions: Annotated[dict[DimensionKey, ProductDimension], Field(min_length=1)]
+    """By API name, what the listing prices."""
 
 
 class Event(Member):
     """A usage event that the seller's backend sends."""
 
     unit: StrictStr = ""
+    """What one of it is."""
 
 
 class ProductDocument(Document):
     """The product, its segments and what may be metered."""
 
     kind: Literal["Product"]
+    """The file `product.yaml`."""
     description: StrictStr = ""
+    """For readers."""
     segments: Annotated[dict[Name, Segment], Field(min_length=1)]
+    """By name, the kinds of consumers that plans are for; `{}` where there is no more to say."""
     marketplace: Marketplace
+    """What the listing says."""
     events: dict[EventName, Event] = Field(default_factory=dict)
+    """By name, what `event:NAME` may meter."""
 
 
 class PlanQuota(Member):
     """How many calls fit into a period; AWS counts best-effort."""
 
     limit: Positive
+    """Calls per period."""
     period: Period
+    """As API Gateway counts them."""
 
 
 class AssignTo(Member):
     """Which agreements get the plan; exactly one member."""
 
     offers: Annotated[tuple[OfferId, ...], Field(min_length=1)] | None = None
+    """Those that accepted one of these offers."""
     entitlement: DimensionKey | None = None
+    """Those that bought this dimension."""
     accounts: Annotated[tuple[AccountId, ...], Field(min_length=1)] | None = None
+    """Those of these AWS accounts."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> AssignTo:
@@ -517,7 +604,9 @@ class Then(Member):
     """What happens when the included units are used up; exactly one member."""
 
     report_as: DimensionKey | None = None
+    """What is over counts for this dimension."""
     deny: Literal[True] | None = None
+    """Calls are refused."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Then:
@@ -539,14 +628,19 @@ class Allowance(Member):
     """Units that the contract includes. Parsed and linted; evaluated with contracts."""
 
     dimension: DimensionKey
+    """The metered dimension."""
     included: Annotated[
         Decimal | str,
         BeforeValidator(_included),
         WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": "^entitlement:"}]}),
     ]
+    """Units that are paid for already, or `entitlement:DIMENSION` for as many as were bought."""
     period: Literal["Day", "Month", "Term"]
+    """How long they last."""
     anchor: Literal["Calendar", "Agreement"]
+    """Whether a period begins with the calendar's, or with the agreement."""
     then: Then
+    """What happens after them."""
 
     @property
     def entitled_dimension(self) -> str | None:
@@ -558,48 +652,78 @@ class Trial(Member):
     """A time that costs nothing. Parsed and linted; evaluated with contracts."""
 
     source: Literal["Marketplace", "Own"]
+    """Whether it is the listing's free trial, or the seller's own."""
     days: Positive
+    """How long it lasts."""
     then: Reference
+    """The plan that follows."""
 
 
 class Plan(Document):
     """What product managers write: policies attached for a segment, with limits and prices."""
 
     kind: Literal["Plan"]
+    """A file in `plans/`."""
     plan_version: Positive
+    """Agreements stay on the version that they began with."""
     description: StrictStr = ""
+    """For readers."""
     segment: Name
+    """One of the product's segments."""
     product: Name
+    """The product's Id."""
     channel: Channel
+    """`Marketplace` is billed, `Direct` and `Internal` are only reported."""
     assign_to: Annotated[
         Annotated[Literal["Default"], Tag("word")] | Annotated[AssignTo, Tag("members")],
         Discriminator(lambda value: "members" if isinstance(value, dict | AssignTo) else "word"),
     ]
+    """Which agreements get the plan when they begin."""
     policies: Annotated[tuple[Reference, ...], Field(min_length=1)]
+    """The policies that say what is allowed, counted and limited."""
     parameters: dict[Name, dict[Name, Number]] = Field(default_factory=dict)
+    """By policy's Id and parameter's name, the numbers that this plan sets. Left out: the parameters' defaults."""
     throttle: Limits | None = None
+    """How fast all its calls may come. Left out: as fast as the stage and the policies' Limits let them."""
     quota: PlanQuota | None = None
+    """How many calls fit into a period. Left out: any number."""
     allowances: tuple[Allowance, ...] = ()
+    """What the contract includes; read and checked, not evaluated by this version."""
     trial: Trial | None = None
+    """A time that costs nothing; read and checked, not evaluated by this version."""
     price_list: Name
+    """The Id of the price list that applies."""
     shadow_price_list: Name | None = None
+    """The price list that values what nobody is billed for. Left out: none does."""
     effective_from: Instant | None = None
+    """The whole hour from which it holds. Left out: from its deployment on."""
 
     @property
     def reference(self) -> str:
         """``id@version``."""
         return f"{self.id}@{self.plan_version}"
 
+    @property
+    def not_evaluated(self) -> tuple[str, ...]:
+        """The members that say what costs nothing or is cut off, and that nothing evaluates yet."""
+        return (*(["Allowances"] if self.allowances else []), *(["Trial"] if self.trial else []))
+
 
 class PriceList(Document):
     """Prices per unit of a dimension, from a date on; ``Costs`` feed margins only."""
 
     kind: Literal["PriceList"]
+    """A file in `prices/`."""
     description: StrictStr = ""
+    """For readers."""
     currency: Literal["USD"]
+    """The one currency."""
     effective_from: Instant
+    """The whole hour from which it holds, until that of the next list with its Id."""
     prices: dict[DimensionKey, Price]
+    """By dimension, what one unit costs; in quotes."""
     costs: dict[Name, Price] = Field(default_factory=dict)
+    """By dimension, or for `gateway.request` and `transfer_gb`, what one costs the seller; only MON211 looks at it."""
 
 
 KINDS: Final[Mapping[str, type[Document]]] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from marketplace_constructs.policy.documents import (
+    KINDS,
     Document,
     Parsed,
     Plan,
@@ -24,6 +25,8 @@ from marketplace_constructs.policy.source import MAX_CHARACTERS, Fault, Source, 
 FOLDERS: Final[Mapping[str, str]] = {"policies": "Policy", "plans": "Plan", "prices": "PriceList"}
 PUBLISHED: Final = "published.json"
 """The record of published versions: what may not change any more."""
+_BY_NAME: Final = frozenset({"Parameters", "Quantities", "Sids", "Segments", "Dimensions", "Events", "Prices", "Costs"})
+"""Members whose own members the document names as it likes."""
 D_co = TypeVar("D_co", bound=Document, covariant=True)
 _SUFFIXES: Final = (".json", ".yaml", ".yml")
 
@@ -61,6 +64,8 @@ class Pool:
     def load(cls, directory: Path) -> Pool:
         """Read ``product.yaml``, ``policies/``, ``plans/``, ``prices/`` and ``published.json`` of a directory.
 
+        A document that lies elsewhere in the directory is a fault, since nothing would read it.
+
         Args:
             directory: YAML or JSON files; files of other kinds are left alone.
 
@@ -74,7 +79,12 @@ class Pool:
         ]
         for folder in FOLDERS:
             files += sorted(p for p in (directory / folder).rglob("*") if p.suffix in _SUFFIXES and p.is_file())
-        texts = {path.relative_to(directory).as_posix(): _text(path) for path in files}
+        astray = [
+            p
+            for p in sorted({*directory.glob("*"), *directory.glob("*/*")} - {*files})
+            if p.suffix in _SUFFIXES and p.is_file() and p.parent.name not in FOLDERS and _is_document(p)
+        ]
+        texts = {path.relative_to(directory).as_posix(): _text(path) for path in [*files, *astray]}
         published: dict[str, str] = {}
         record = directory / PUBLISHED
         if record.exists():
@@ -148,13 +158,30 @@ def content_digest(source: Source) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _content(part: object) -> object:
+def _content(part: object, names: int = 0) -> object:
+    """What counts of a part of a document.
+
+    Args:
+        part: As it was read.
+        names: Of how many levels the members are named by the document, where ``x-`` is part of a name.
+    """
     if isinstance(part, dict):
-        return {name: _content(value) for name, value in part.items() if not name.startswith("x-")}
+        return {
+            name: _content(value, names - 1 if names else _named_levels(part, name))
+            for name, value in part.items()
+            if names or not name.startswith("x-")
+        }
     if isinstance(part, list):
         return [_content(item) for item in part]
     # 5 and 5.0 say the same.
     return f"{part.normalize():f}" if isinstance(part, Decimal) else str(part) if type(part) is int else part
+
+
+def _named_levels(part: Mapping[str, object], member: str) -> int:
+    """Of how many levels below a member the names are the document's own; a plan's parameters stand by policy."""
+    if member == "Parameters" and part.get("Kind") == "Plan":
+        return 2
+    return int(member in _BY_NAME)
 
 
 def _parse(name: str, text: str | None) -> Parsed:
@@ -163,12 +190,20 @@ def _parse(name: str, text: str | None) -> Parsed:
         fault = Fault(code="MON101", document=name, path=(), details=f"{details}; expected less, in UTF-8")
         return Parsed(source=Source(document=name), document=None, faults=(fault,))
     one = parse_document(read_source(name, text))
-    expected = FOLDERS.get(name.partition("/")[0], "Product")
-    if one.document is not None and one.document.kind != expected:  # type: ignore[attr-defined]
-        details = f"Kind, got {one.document.kind}; expected {expected} in this place"  # type: ignore[attr-defined]
+    folder, _, rest = name.partition("/")
+    expected = FOLDERS.get(folder) if rest else "Product" if folder.startswith("product.") else None
+    kind = getattr(one.document, "kind", None)
+    if kind is not None and kind != expected:
+        places = {"Product": "product.yaml"} | {of: f"{place}/" for place, of in FOLDERS.items()}
+        details = f"Kind, got {kind} in {name}; expected it in {places[kind]}"
         fault = Fault(code="MON101", document=name, path=("Kind",), details=details)
         return Parsed(source=one.source, document=None, faults=(fault,))
     return one
+
+
+def _is_document(path: Path) -> bool:
+    data = read_source(path.name, _text(path) or "").data
+    return isinstance(data, dict) and data.get("Kind") in tuple(KINDS)
 
 
 def _text(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from marketplace_constructs.cli import run
 from marketplace_constructs.policy.documents import (
     DEPLOY_KEYS,
     METRICS,
@@ -69,7 +71,7 @@ def test_every_code_that_can_be_raised_is_explained_and_no_other() -> None:
     assert set(documented) == set(CODE.findall(sources()))
 
 
-@pytest.mark.parametrize("page", ["errors.md", "command-line.md", "monetization-rules.md"])
+@pytest.mark.parametrize("page", ["errors.md", "command-line.md", "monetization-rules.md", "monetization-reference.md"])
 def test_a_page_that_is_made_from_the_source_says_what_the_source_says(page: str) -> None:
     made = subprocess.run(
         [sys.executable, "-c", f"import generate; print(generate.PAGES[{page!r}](), end='')"],
@@ -107,12 +109,30 @@ def documents(page: str) -> list[str]:
 def test_the_documents_on_the_languages_page_are_ones() -> None:
     found = [read_source("page.yaml", text) for text in documents("docs/monetization-policies.md")]
     whole = [parse_document(source) for source in found if "Kind" in source.data]
-    assert [one.faults for one in whole] == [()] * 2
+    assert [one.faults for one in whole] == [()] * 4
     # What stands there alone is a part of the first document.
     (tests,) = (source for source in found if "Tests" in source.data)
     policy = found[0].data | tests.data
     source = replace(found[0], data=policy)
     assert parse_document(source).faults == ()
+
+
+def test_the_pool_on_the_languages_page_is_clean_and_bills_what_the_page_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = {"Product": "", "Policy": "policies", "Plan": "plans", "PriceList": "prices"}
+    for text in documents("docs/monetization-policies.md"):
+        kind = read_source("page.yaml", text).data.get("Kind")
+        if kind is not None:
+            (tmp_path / folders[kind]).mkdir(exist_ok=True)
+            (tmp_path / folders[kind] / ("product.yaml" if kind == "Product" else "page.yaml")).write_text(text)
+    page = (ROOT / "docs/monetization-policies.md").read_text()
+    (command,) = re.findall(r"^sellable simulate monetization (.*)$", page, re.MULTILINE)
+    (answer,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    assert run(["lint", str(tmp_path), "--routes", str(ROOT / "stacks/nouns_api/openapi.json")]) == 0
+    capsys.readouterr()
+    assert run(["simulate", str(tmp_path), *shlex.split(command)]) == 0
+    assert capsys.readouterr().out == answer
 
 
 def test_every_member_key_metric_and_unit_of_the_language_stands_on_its_page() -> None:

@@ -1,8 +1,9 @@
-"""The commands lint and schema, as they are called."""
+"""The commands lint, schema and openapi, as they are called."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from lint.overlay import HERE, SOUND, Overlay
 
 from marketplace_constructs.cli import run
+from marketplace_constructs.policy.documents import KINDS
 from marketplace_constructs.policy.rules import CATALOGUE
 from marketplace_constructs.policy.schema import schema_of
 
@@ -95,7 +97,7 @@ def test_fails_when_a_pool_with_errors_is_to_be_published(pool: Path, capsys: py
 
 @pytest.mark.parametrize(
     ("fail_on", "code"),
-    [("ERROR", 0), ("SECURITY_WARNING", 1), ("REVENUE_WARNING", 1), ("WARNING", 1), ("SUGGESTION", 1)],
+    [("ERROR", 0), ("SECURITY_WARNING", 1), ("REVENUE_WARNING", 1), ("WARNING", 1), ("SUGGESTION", 1), ("warning", 1)],
 )
 def test_exits_with_1_from_the_type_that_was_asked_for(pool: Path, fail_on: str, code: int) -> None:
     change(pool, "prices/list.yaml", ', egress_gb: "0.09"', "")  # a revenue warning
@@ -148,6 +150,11 @@ def test_fails_when_it_cannot_check(pool: Path, capsys: pytest.CaptureFixture[st
     assert "MP-ROUTES-02" in capsys.readouterr().err
 
 
+def test_fails_when_a_free_route_is_none_of_the_api(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["openapi", str(pool), "--plan", "retail", *ROUTES, "--free-route", "GET /v1/helth"]) == 2
+    assert "'GET /v1/helth' is no route of" in capsys.readouterr().err
+
+
 def as_data(text: str) -> Any:
     return json.loads(json.dumps(yaml.safe_load(text), default=str))
 
@@ -158,6 +165,23 @@ def test_every_good_document_fits_its_schema(path: Path) -> None:
     if "Kind" in document:
         jsonschema_rs.validate(schema_of(document["Kind"]), document)
         jsonschema_rs.validate(schema_of(document["Kind"]), {**document, "x-note": 1})
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_schema_says_what_each_member_is_and_takes_what_the_reader_takes(kind: str) -> None:
+    schema = schema_of(kind)
+    made = [one for one in (schema, *schema.get("$defs", {}).values()) if "properties" in one]
+    assert [name for one in made for name, member in one["properties"].items() if not member.get("description")] == []
+    assert [one["title"] for one in made if not one["description"]] == []
+    assert not {"ge", "le", "null"} & set(re.findall(r"\w+", str([one["properties"] for one in made])))
+
+
+@pytest.mark.parametrize("version", [0, 2**31])
+def test_fails_when_a_number_of_a_schema_is_out_of_its_range(version: int) -> None:
+    document = as_data((HERE / "good/images-json/plans/image-retail.json").read_text())
+    assert jsonschema_rs.is_valid(schema_of("Plan"), document)
+    assert not jsonschema_rs.is_valid(schema_of("Plan"), document | {"PlanVersion": version})
+    assert not jsonschema_rs.is_valid(schema_of("Plan"), document | {"Throttle": None})
 
 
 @pytest.mark.parametrize("name", ["MON101", "MON102", "MON103-missing", "MON104", "MON107", "MON137"])

@@ -49,7 +49,7 @@ def dearer() -> Documents:
 
 def test_nothing_changed(pools: Diff, capsys: pytest.CaptureFixture[str]) -> None:
     assert pools() == 0
-    assert capsys.readouterr().out.strip() == "no new or higher charge"
+    assert capsys.readouterr().out == "no new or higher charge\n"
 
 
 def test_a_charge_is_told_in_lines_that_fit(pools: Diff, capsys: pytest.CaptureFixture[str]) -> None:

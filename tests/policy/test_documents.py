@@ -92,3 +92,10 @@ def test_one_value_stands_for_a_list_of_one() -> None:
     assert parsed(policy([meter(action="GET", resource="/a")])) == parsed(
         policy([meter(action=["GET"], resource=["/a"])])
     )
+
+
+@pytest.mark.parametrize("condition", [{}, {"StringEquals": {}}])
+def test_fails_when_a_condition_says_nothing(condition: dict[str, Any]) -> None:
+    expected = [("MON107", "Statement[0].Condition")]
+    assert codes(policy([ALLOW_ALL | {"Effect": "Deny", "Condition": condition}])) == expected
+    assert codes(policy([meter(Condition=condition)])) == expected

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign import PRICES
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from language_campaign import PRICES
 from pools import ALLOW_ALL, meter, plan, policy, product
 
 from marketplace_constructs.policy.documents import parse_document

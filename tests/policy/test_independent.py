@@ -8,10 +8,10 @@ from fractions import Fraction
 from random import Random
 
 import pytest
-from campaign import Judged, Lines, compared, errors_of, expansion_of, files_of, run
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 from independent import Declared, Judgement, can_order_matter, floored
+from language_campaign import Judged, Lines, compared, errors_of, expansion_of, files_of, run
 from pools import ALLOW_ALL, meter, plan, policy, product
 from random_pools import (
     BYTE_UNITS,

@@ -201,6 +201,7 @@ def test_fails_when_two_statements_tie(tmp_path: Path, capsys: pytest.CaptureFix
         ["--request", "GET /v1/images", "--log", "log.json"],
         ["--request", "GET v1/images"],
         ["--request", "FETCH /v1/images"],
+        ["--request", "GET /v1/images?size=9"],
         ["--request", "GET /v1/images", "--status", "2000"],
         ["--request", "GET /v1/images", "--time", "2026-12-01T00:00:00"],
         ["--request", "GET /v1/images", "--api", "Api"],
@@ -215,6 +216,42 @@ def test_fails_when_called_wrongly(pool: str, arguments: list[str], capsys: pyte
 def test_fails_when_a_log_is_not_there(pool: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = answered(capsys, pool, "--plan", "image-retail", "--log", "nowhere*", code=3)
     assert "MP-SIM-01" in err
+
+
+def test_fails_when_no_line_of_a_log_tells_of_a_call(
+    pool: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "wrong.log"
+    log.write_text("not a call\n{}\n")
+    out, err = answered(capsys, pool, "--plan", "image-retail", "--log", str(log), code=3)
+    assert (out, "MP-SIM-04: log, got 2 lines" in err) == ("", True)
+    log.write_text(f"{json.dumps(logged(1, plan='other@1'))}\nnot a call\n")
+    answered(capsys, pool, "--plan", "image-retail", "--log", str(log))
+
+
+def test_says_why_a_price_is_not_known(pool: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["--plan", "image-retail", "--request", "GET /v1/images", "--response-bytes", "9"]
+    out, _ = answered(capsys, pool, *call, "--time", "2020-01-01T00:00:00Z")
+    assert "price: unknown, since price list image-2026q4 holds from" in " ".join(out.split())
+    documents = images()
+    del documents["prices/q4.json"]["Prices"]["calls"]
+    stored(Path(pool), documents)
+    out, _ = answered(capsys, pool, *call, "--time", DAY)
+    assert "price: unknown, since price list image-2026q4 has none for calls" in " ".join(out.split())
+
+
+def test_a_call_that_counts_nothing_says_0(pool: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = answered(capsys, pool, "--plan", "image-retail", "--request", "GET /v1/images", "--time", DAY)
+    assert "egress_gb: billable by image-consumption@3/BytesOut\n  quantity 0, price 0\n" in out
+
+
+def test_a_route_that_is_not_there_is_not_judged(pool: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    routes = tmp_path / "openapi.json"
+    routes.write_text(json.dumps(OPENAPI))
+    call = ["--request", "GET /v1/images/7", "--routes", str(routes)]
+    out, _ = answered(capsys, pool, "--plan", "image-retail", *call)
+    told = "GET /v1/images/7 under image-retail@2: unmatched, the routes do not have it; write the path as the API"
+    assert " ".join(out.split()) == f"{told} declares it"
 
 
 def test_each_way_to_lose_is_told() -> None:

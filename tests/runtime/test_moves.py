@@ -401,3 +401,27 @@ def test_at_every_hour_the_key_is_where_the_last_word_for_it_says(moves: list[tu
         hourly(sale)
         assert sale.api_keys.plans_of(key) == [f"plan-of-{plan}"]
         assert sale.opens(key)
+
+
+def test_buyers_keep_access_when_a_sale_comes_to_have_documents_and_when_it_has_none_again() -> None:
+    sale = PlannedSale().hold("every-call@1", READ, assign_to="Default")
+    key = sold(sale)
+    sale.wait(hours=5, minutes=20)
+    # A deployment: the one plan leaves the stack, and its usage plan with it.
+    sale.hold("every-call@1", READ, since=START + 6 * HOUR)
+    sale.hold("reader@1", READ, assign_to="Default", since=START + 5 * HOUR)
+    api_key = next(sale.api_keys.named(PREFIX)).id
+    sale.api_keys.leave("plan-of-every-call@1", api_key)
+    hourly(sale)
+    assert (sale.plan(), sale.opens(key)) == ("reader@1", True)
+    sale.wait(hours=3)
+    sale.hold("reader@1", READ, since=START + 9 * HOUR)
+    sale.hold("every-call@1", READ, assign_to="Default", since=START + 8 * HOUR)
+    sale.api_keys.leave("plan-of-reader@1", api_key)
+    hourly(sale)
+    assert (sale.plan(), sale.opens(key)) == ("every-call@1", True)
+    assert sale.assigned() == [
+        ("every-call@1", START),
+        ("reader@1", START + 5 * HOUR),
+        ("every-call@1", START + 8 * HOUR),
+    ]

@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from marketplace_constructs.cli import agreements
 from marketplace_constructs.cli.agreements import _Sale, assign
 from marketplace_constructs.domain.agreements import Fact, FactKind
 from marketplace_constructs.domain.errors import MarketplaceConstructsError
@@ -97,6 +99,10 @@ class LocalSale(_Sale):
     def _limits(self, usage_plan_id: str) -> dict[str, str]:
         return {"throttle": "10/s, burst 20", "quota": usage_plan_id}
 
+    def stage(self, version: PlanVersion) -> str:
+        assert version.plan == "writer@1"
+        return "live"
+
     def _table(self, version: PlanVersion) -> PlanTable:
         return TABLES[version.digest]
 
@@ -154,6 +160,26 @@ def test_json_is_one_document_and_an_hour_can_be_named() -> None:
     assert f"from {hour:%Y-%m-%dT%H:%MZ} it has writer@1" in again.stdout
 
 
+def test_fails_when_the_hour_is_settled_already_by_the_time_of_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    sale = LocalSale()
+    soon = iter([hour_of(datetime.now(UTC)) + HOUR, hour_of(datetime.now(UTC)) + 2 * HOUR])
+    monkeypatch.setattr(agreements, "next_hour", lambda _: next(soon))
+    done = run(sale, "agmt-one", "writer@1", says="y\n")
+    assert isinstance(done.exception, MarketplaceConstructsError)
+    assert done.exception.codes == ("MP-CLI-17",)
+    assert (sale.assigned, sale.reconciled) == ([], [])
+
+
+def test_fails_when_the_hour_is_too_near_for_the_gate_to_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sale = LocalSale()
+    # Four minutes before the hour, the one after it is the next that can be had.
+    near = hour_of(datetime.now(UTC)) + HOUR
+    monkeypatch.setattr(agreements, "next_hour", lambda _: near + HOUR)
+    done = run(sale, "agmt-one", "writer@1", "--from", f"{near:%Y-%m-%dT%H:%MZ}", "--yes")
+    assert "expected a whole hour to come" in str(done.exception)
+    assert sale.assigned == []
+
+
 @pytest.mark.parametrize("text", ["2026-01-01T00:00:00Z", "2999-01-01T00:30:00Z", "tomorrow", ""])
 def test_fails_when_the_hour_is_over_or_not_whole(text: str) -> None:
     sale = LocalSale()
@@ -189,3 +215,84 @@ def test_fails_when_the_gate_could_not_be_told_and_says_how_to_repair_it() -> No
     assert "MP-CLI-13" in str(done.exception)
     assert "sellable agreements repair 111122223333" in str(done.exception)
     assert len(sale.assigned) == 1
+
+
+def documents(directory: Path, *, multiply: object = 2) -> list[str]:
+    """A pool of the two plans, and its routes, as options; on the stage ``live`` writing counts more."""
+    head = {"Version": "2026-11-21"}
+    every = {"Action": "*", "Resource": "/**"}
+    meter = {"Effect": "Meter", "Action": "*", "Resource": "/**", "Dimension": "calls"}
+    dear = {"Metric": "requests", "Multiply": multiply}
+    live = {"StringEquals": {"api:Stage": "live"}}
+    plan = {**head, "Kind": "Plan", "PlanVersion": 1, "Segment": "retail", "Product": "nouns", "PriceList": "prices"}
+    sold = {"Sid": "Sold", "Effect": "Allow", **every}
+    counted = {"Sid": "Calls", **meter, "Quantity": {"Metric": "requests"}}
+    policy = {**head, "Kind": "Policy", "PolicyVersion": 1}
+    calls = {"Category": "Requests", "Unit": "Requests", "Type": "ExternallyMetered"}
+    texts: dict[str, object] = {
+        "product.json": {
+            **head,
+            "Kind": "Product",
+            "Id": "nouns",
+            "Segments": {"retail": {}},
+            "Marketplace": {
+                "Agreements": "Concurrent",
+                "PricingModel": "Subscription",
+                "Metering": "Pipeline",
+                "Dimensions": {"calls": calls},
+            },
+        },
+        "policies/read.json": {**policy, "Id": "read", "Statement": [sold, counted]},
+        "policies/write.json": {
+            **policy,
+            "Id": "write",
+            "Statement": [sold, counted, {"Sid": "Dear", **meter, "Quantity": dear, "Condition": live}],
+        },
+        "plans/reader.json": {
+            **plan, "Id": "reader", "Channel": "Marketplace", "AssignTo": "Default", "Policies": ["read@1"],
+        },
+        "plans/writer.json": {
+            **plan,
+            "Id": "writer",
+            "Channel": "Marketplace",
+            "AssignTo": {"Offers": ["offer-one"]},
+            "Policies": ["write@1"],
+        },
+        "prices/prices.json": {
+            **head,
+            "Kind": "PriceList",
+            "Id": "prices",
+            "Currency": "USD",
+            "EffectiveFrom": "2026-10-01T00:00:00Z",
+            "Prices": {"calls": "0.001"},
+        },
+        "openapi.json": {"openapi": "3.0.3", "info": {}, "paths": {"/v1/nouns": {"get": {}, "post": {}}}},
+    }  # fmt: skip
+    for name, document in texts.items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(document))
+    return ["--pool", str(directory), "--routes", str(directory / "openapi.json")]
+
+
+def test_documents_are_compared_on_the_stage_that_is_sold(tmp_path: Path) -> None:
+    done = run(LocalSale(), "agmt-one", "writer@1", *documents(tmp_path), "--yes", "--format", "json")
+    (change,) = [one for one in json.loads(done.stdout)["changes"] if one["kind"] == "count"]
+    assert (change["direction"], change["old_usd"], change["new_usd"]) == ("dearer", "0.001", "0.002")
+
+
+def test_fails_when_the_documents_that_are_compared_have_errors(tmp_path: Path) -> None:
+    sale = LocalSale()
+    done = run(sale, "agmt-one", "writer@1", *documents(tmp_path, multiply="${param.Nobody}"), "--yes")
+    assert isinstance(done.exception, MarketplaceConstructsError)
+    assert done.exception.codes == ("MP-CLI-40",)
+    assert "MON109" in str(done.exception)
+    assert sale.assigned == []
+
+
+def test_help_needs_no_stack_and_everything_else_does() -> None:
+    run = CliRunner().invoke
+    assert run(agreements.command, ["assign", "--help"]).exit_code == 0
+    refused = run(agreements.command, ["list"])
+    assert refused.exit_code == 2
+    assert "--stack" in refused.output

@@ -10,7 +10,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from marketplace_constructs.domain.agreements import Agreement, Entitlement, Fact, FactKind, State, agreements_of
+from marketplace_constructs.domain.agreements import (
+    Agreement,
+    Entitlement,
+    Fact,
+    FactKind,
+    State,
+    agreements_of,
+    documents_assignment,
+)
 from marketplace_constructs.domain.assignment import assigned_plan
 from marketplace_constructs.domain.plan_versions import Assignment, PlanVersion
 from marketplace_constructs.domain.product import AgreementKind, Dimension, Product
@@ -105,6 +113,16 @@ def test_of_two_defaults_the_one_that_was_deployed_last_is_meant() -> None:
         assert assigned_plan(agreement(), order, now=NOW + timedelta(hours=2)) == "standard@1"
 
 
+def test_nobody_is_meant_while_it_is_not_known_whether_an_offer_is() -> None:
+    unknown = agreement(account=BUYER, rights=[RIGHT])
+    assert assigned_plan(unknown, [DEFAULT, BY_RIGHT, BY_ACCOUNT], now=NOW) == "gold@1"
+    assert assigned_plan(unknown, [DEFAULT, BY_RIGHT, BY_ACCOUNT, BY_OFFER], now=NOW) is None
+    assert assigned_plan(replace(unknown, offer_id="offer-one"), [DEFAULT, BY_OFFER], now=NOW) == "private@1"
+    # Not every legacy customer's offer is ever told.
+    legacy = replace(unknown, kind=AgreementKind.LEGACY)
+    assert assigned_plan(legacy, [DEFAULT, BY_OFFER], now=NOW) == "retail@1"
+
+
 # what follows from assignments
 
 
@@ -176,6 +194,22 @@ def test_the_last_word_for_an_hour_counts_whichever_agreement_of_the_chain_it_wa
         ]
         _, new = agreements_of([*SOLD, *renewal, *words], product=CONCURRENT, now=NOW)
         assert [assignment.plan for assignment in new.assignments] == ["gold@1"]
+
+
+def test_a_renewal_that_got_a_plan_before_it_was_known_as_one_goes_on_with_the_plan_of_what_it_renews() -> None:
+    renewal = (
+        fact(FactKind.AGREED, agreement_id="agmt-two", at=NOW, previous_agreement_id="agmt-one"),
+        fact(FactKind.ACTIVATED, agreement_id="agmt-two", at=NOW, license_arn="l-2"),
+        fact(FactKind.REGISTERED, agreement_id="agmt-two", license_arn="l-2"),
+        replace(assigned("retail@1", 1, agreement_id="agmt-two"), id=documents_assignment("agmt-two")),
+        assigned("gold@1", -5, number=1),
+        assigned("retail@2", 2, agreement_id="agmt-two", number=2),
+    )
+    _, new = agreements_of([*SOLD, *renewal], product=CONCURRENT, now=NOW)
+    assert [new.plan_at(NOW + timedelta(hours=hour)) for hour in (0, 1, 2)] == ["gold@1", "gold@1", "retail@2"]
+    # Nothing else speaks for the hour: what the documents gave to the renewal counts.
+    _, new = agreements_of([*SOLD, *renewal[:4]], product=CONCURRENT, now=NOW)
+    assert new.plan_at(NOW + timedelta(hours=1)) == "retail@1"
 
 
 def test_a_renewal_goes_on_with_the_plan_of_what_it_renews() -> None:

@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_constructs.domain.metering import (
+    KEPT,
     MAX_ALLOCATIONS,
     MAX_QUANTITY,
+    MAX_WHOLE_QUANTITY,
     OTHER,
     Buyer,
+    ClosedHour,
     LedgerState,
     LossReason,
     Manifest,
@@ -359,3 +362,67 @@ def test_requests_hold_at_most_25_records_and_less_than_1_mb() -> None:
     sizes = {record.id: 100 for record in records}
     assert [len(batch) for batch in batches(records, sizes)] == [25, 25, 10]
     assert [len(batch) for batch in batches(records, sizes, max_bytes=300)] == [2] * 30
+
+
+def test_a_whole_quantity_has_a_limit_of_its_own() -> None:
+    ledger = Ledger(rules=MeteringRules(decimals=0))
+    ledger.call(START, Fraction(MAX_WHOLE_QUANTITY) + 5)
+    sealed = ledger.seal(START + HOUR, [START])
+    assert sealed.records[0].quantity == MAX_WHOLE_QUANTITY
+    assert [(loss.reason, loss.quantity) for loss in sealed.losses] == [(LossReason.TOO_MUCH, 5)]
+
+
+def test_a_timestamp_is_a_whole_second() -> None:
+    ledger = Ledger()
+    ledger.call(START + timedelta(seconds=7.9))
+    assert ledger.seal(START + HOUR, [START]).records[0].timestamp == START + timedelta(seconds=7)
+
+
+def test_the_hour_of_a_renewal_belongs_to_the_agreement_before() -> None:
+    buyer = Buyer(customer_identifier="c", started_at=START + timedelta(minutes=30), slots_from=START + HOUR)
+    usage = {SERIES: {START: Usage(quantity=Fraction(3), earliest=START + timedelta(minutes=40))}}
+    given = {"dimensions": ["calls"], "rules": RULES, "record_id_prefix": "1/"}
+    waits = seal(LedgerState(), usage, {"agmt-1": buyer}, closed=[START], now=START + HOUR, **given)  # type: ignore[arg-type]
+    assert not waits.records
+    assert waits.waiting == {SERIES: 3}
+    later = START + 2 * HOUR
+    (record,) = seal(LedgerState(), usage, {"agmt-1": buyer}, closed=[START + HOUR], now=later, **given).records  # type: ignore[arg-type]
+    assert (record.slot, record.quantity) == (START + HOUR, 3)
+
+
+def _settled(*outcomes: Outcome, reason: LossReason | None = None) -> LedgerState:
+    buyer = Buyer(customer_identifier="c", started_at=START)
+    record = Record(id="1/0", series=SERIES, buyer=buyer, timestamp=START, quantity=Decimal(1))
+    state = LedgerState()
+    state.apply(Manifest(sequence=1, previous="", written_at=START, records=(record,)))
+    for found in outcomes:
+        settlement = Settlement(record="1/0", outcome=found, reason=reason if found is Outcome.LOST else None)
+        sequence = state.sequence + 1
+        state.apply(Manifest(sequence=sequence, previous="", written_at=START, settlements=(settlement,)))
+    return state
+
+
+def test_a_loss_is_kept_in_mind_while_a_late_answer_may_still_correct_it() -> None:
+    lost = _settled(Outcome.LOST, reason=LossReason.NOT_SUBSCRIBED)
+    assert lost.stands("1/0") == (Outcome.LOST, LossReason.NOT_SUBSCRIBED)
+    assert not lost.open
+    assert not _settled(Outcome.LOST, Outcome.ACCEPTED, reason=LossReason.NOT_SUBSCRIBED).records
+    closed = (ClosedHour(hour=START + KEPT + HOUR),)
+    lost.apply(Manifest(sequence=3, previous="", written_at=START, closed=closed))
+    assert not lost.records
+    assert not lost.lost
+
+
+def test_what_a_person_released_is_over() -> None:
+    assert not _settled(Outcome.IN_DOUBT, Outcome.LOST, reason=LossReason.RELEASED).records
+
+
+def test_a_state_goes_back_no_further_than_hours_are_worked_out_again() -> None:
+    ledger = Ledger()
+    ledger.call(START)
+    ledger.seal(START + HOUR, [START])
+    for sequence, hour in ((2, START), (3, START + KEPT), (4, START + KEPT + HOUR)):
+        closed = (ClosedHour(hour=hour),)
+        ledger.state.apply(Manifest(sequence=sequence, previous="", written_at=START, closed=closed))
+        assert (SERIES in ledger.state.series) == (sequence < 4)
+    assert sorted(ledger.state.closed) == [START + KEPT, START + KEPT + HOUR]

@@ -33,4 +33,4 @@ def test_a_mark_counts_on_a_test_only() -> None:
 
 
 def test_each_weakness_is_told_in_one_sentence_of_its_own() -> None:
-    assert len(Weakness) == len({str(weakness) for weakness in Weakness}) == 29
+    assert len(Weakness) == len({str(weakness) for weakness in Weakness}) == 45

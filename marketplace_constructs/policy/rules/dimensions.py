@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from marketplace_constructs.domain.finding import FindingType
+from marketplace_constructs.domain.product import UNITS as LISTED_UNITS
 from marketplace_constructs.domain.product import Category, DimensionType
 from marketplace_constructs.policy.documents import METRICS, UNITS, Exempt, Meter, Quantity
 from marketplace_constructs.policy.rules.base import Context, Found, PlanView, Rule, in_statement
@@ -81,6 +82,14 @@ def _entitled(context: Context) -> Iterator[Found]:
 
 
 def _units(context: Context) -> Iterator[Found]:
+    for key, listed in context.product.marketplace.dimensions.items():
+        if listed.unit not in LISTED_UNITS[listed.category]:
+            expected = ", ".join(LISTED_UNITS[listed.category])
+            yield Found(
+                document=context.product_file,
+                path=("Marketplace", "Dimensions", key, "Unit"),
+                details=f"Unit of {key!r} ({listed.category}), got {listed.unit!r}; expected one of {expected}",
+            )
     for document, index, statement in _statements(context):
         if not isinstance(statement, Meter):
             continue

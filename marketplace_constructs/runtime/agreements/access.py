@@ -11,9 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from marketplace_constructs.domain.agreements import Agreement, Fact, FactKind, Key, State, agreements_of
+from marketplace_constructs.domain.agreements import (
+    Agreement,
+    Fact,
+    FactKind,
+    Key,
+    State,
+    agreements_of,
+    documents_assignment,
+)
 from marketplace_constructs.domain.assignment import assigned_plan
-from marketplace_constructs.domain.plan_versions import Assignment, from_now_on, hour_of
+from marketplace_constructs.domain.plan_versions import EVERY_CALL, Assignment, from_now_on, hour_of
 from marketplace_constructs.domain.product import ProductTerms
 from marketplace_constructs.runtime.agreements.api_keys import ApiKey, ApiKeys
 from marketplace_constructs.runtime.agreements.facts import FactStore
@@ -88,8 +96,8 @@ class Access:
     def make_match(self, buyer: str) -> tuple[Agreement, ...]:
         """Make access match; the buyer's agreements as they stand then.
 
-        May be repeated and may run twice at once: a run that finds new facts after it has acted starts over, so
-        that the last word is always spoken by a run that saw every fact.
+        May be repeated and may run twice at once: a run that finds new facts after it has acted, or in which an hour
+        has begun, starts over, so that the last word is always spoken by a run that saw every fact.
 
         Raises:
             AccessUnsettledError: Facts kept coming for five rounds.
@@ -103,7 +111,8 @@ class Access:
                 for wanted in self.wanted(agreements, now):
                     self._settle(wanted, facts)
             again = self._facts.of_buyer(buyer)
-            if len(again) == len(facts):
+            # What was right for the hour before would undo what another run has done for this one.
+            if len(again) == len(facts) and hour_of(self._clock()) == hour_of(now):
                 return agreements
             facts = again
         raise AccessUnsettledError
@@ -116,14 +125,19 @@ class Access:
         if self._plans is None:
             return False
         known = {fact.id for fact in facts}
+        held = self._plans.at(now)
         has_assigned = False
         for agreement in agreements:
             # Two at once make one fact.
-            identity = f"{FactKind.ASSIGNED}#{agreement.id}"
+            identity, since = documents_assignment(agreement.id), agreement.activated_at or now
+            former = agreement.plan_at(now)
             is_let_in = agreement.state is State.ACTIVE and agreement.is_registered
-            if not is_let_in or agreement.plan_at(now) is not None or identity in known:
+            if former is not None and former not in held and EVERY_CALL in {former, *held}:
+                # The sale came to have documents, or has none any more: nobody's plan is there to stay on.
+                identity, since = f"{identity}#{hour_of(now).isoformat()}", now
+            elif former is not None:
                 continue
-            plan = assigned_plan(agreement, self._plans.at(now).values(), now=now)
+            plan = assigned_plan(agreement, held.values(), now=now) if is_let_in and identity not in known else None
             if plan is None:
                 continue
             self._facts.add(
@@ -134,7 +148,7 @@ class Access:
                     at=now,
                     agreement_id=agreement.id,
                     plan=plan,
-                    takes_effect_at=hour_of(min(agreement.activated_at or now, now)),
+                    takes_effect_at=hour_of(min(since, now)),
                     note="by the documents",
                 )
             )
@@ -174,7 +188,7 @@ class Access:
         if wanted is not None and wanted.is_open:
             self._api_keys.join(wanted.usage_plan_id, key.api_key_id)
             self._put(self._entry(wanted, facts))
-            if len(self._facts.of_buyer(buyer)) == len(facts):
+            if len(self._facts.of_buyer(buyer)) == len(facts) and hour_of(self._clock()) == hour_of(now):
                 return
         self.make_match(buyer)
 
