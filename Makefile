@@ -15,7 +15,7 @@ AUDIT := $(MARKETPLACE_CONSTRUCTS_CACHE)/audit
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --no-annotate --upgrade
 ARGS ?=
 
-.PHONY: help setup rehearse test test-browser audit bench permissions lint lock wheel publish clean
+.PHONY: help setup rehearse test test-browser audit bench campaign permissions lint lock wheel publish clean
 
 help:  ## what there is to do
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ test: setup lint $(AUDIT)/.ready  ## all tests that need no browser
 
 test-browser: setup  ## the onboarding pages in a real browser
 	@$(BIN)/pytest -m browser -rs $(ARGS)
+
+campaign: setup  ## the metering fault campaign, on SEEDS seeds from FIRST on
+	@$(BIN)/python tests/metering/campaign.py --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
 
 audit: setup $(AUDIT)/.ready  ## every stack of the example under every auditor
 	@$(BIN)/pytest tests/infrastructure/test_audit.py $(ARGS)

@@ -12,6 +12,7 @@ _COMMANDS: Final = {
     "agreements": "agreements",
     "diff": "diff",
     "lint": "lint",
+    "meter": "meter",
     "openapi": "openapi",
     "rehearse": "rehearse",
     "schema": "schema",

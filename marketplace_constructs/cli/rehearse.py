@@ -81,11 +81,12 @@ def command(
 
 
 def _install() -> int:
-    from marketplace_constructs.bundles import bundle_path
+    from marketplace_constructs.bundles import BUNDLES, bundle_path, this_machine
     from marketplace_constructs.rehearsal import emulator
 
     click.echo(f"local AWS: {emulator.install()}", err=True)
-    click.echo(f"functions: {bundle_path('functions')}", err=True)
+    for bundle in BUNDLES:
+        click.echo(f"{bundle}: {bundle_path(bundle, this_machine())}", err=True)
     return 0
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import timedelta
 from typing import Final, Self
 
-from marketplace_constructs.domain.metering import MeteringRules
 from marketplace_constructs.domain.product import AgreementKind, Metering, PricingModel, ProductTerms
 
 METRICS_NAMESPACE: Final = "MarketplaceConstructs"
@@ -227,16 +225,4 @@ class MeterSettings(Settings):
             pricing_model=self.pricing_model,
             metering=self.metering,
             metering_region=self.metering_region,
-        )
-
-    @property
-    def rules(self) -> MeteringRules:
-        """How AWS wants to be told."""
-        return MeteringRules(
-            window=timedelta(hours=self.window_hours),
-            month_end_hours=self.month_end_hours,
-            decimals=self.decimals,
-            sends_zero=bool(self.sends_zero),
-            final_window=timedelta(minutes=self.final_window_minutes),
-            final_flush=timedelta(minutes=self.final_flush_minutes),
         )

@@ -1,8 +1,8 @@
 """The product against the second reading of its rules, on random pools and logs.
 
-``python tests/policy/language_campaign.py --policies 10000 --lines 200`` judges the lines of that many accepted policies
-twice, accepted being those that the linter finds no error in. What it refuses for its size alone is judged as well. Each
-pool comes from a seed of its own, so that any of them can be made again: ``--first SEED --policies 1``.
+``python tests/policy/language_campaign.py --policies 10000 --lines 200`` judges the lines of that many accepted
+policies twice, accepted being those that the linter finds no error in. What it refuses for its size alone is judged as
+well. Each pool comes from a seed of its own, so that any of them can be made again: ``--first SEED --policies 1``.
 """
 
 from __future__ import annotations

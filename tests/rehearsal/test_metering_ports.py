@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,7 @@ from marketplace_constructs.domain.metering import (
 from marketplace_constructs.rehearsal.emulator import LocalAws
 from marketplace_constructs.runtime.metering.codec import from_bytes, state_to_json, to_bytes
 from marketplace_constructs.runtime.metering.ledger import SNAPSHOT_EVERY, Answer, Ledger
+from marketplace_constructs.runtime.metering.log_files import LogFiles, MemoryLogFiles, S3LogFiles
 from marketplace_constructs.runtime.metering.objects import MemoryObjects, Objects, S3Objects
 
 pytestmark = pytest.mark.rehearsal
@@ -164,7 +166,7 @@ def test_a_snapshot_says_what_the_chain_says() -> None:
 
     assert state_to_json(Ledger(Reads(), run="two").load()) == state_to_json(ledger.load())
     assert len(read) == 5  # the snapshot, its manifest, and the three after it
-    del objects._objects[key]
+    objects._keys.remove(key)
     assert state_to_json(Ledger(objects, run="two").load()) == state_to_json(ledger.load())
 
 
@@ -202,3 +204,40 @@ def test_fails_when_another_stack_has_the_ledger(objects: Objects) -> None:
     with pytest.raises(MarketplaceConstructsError, match="for Concurrent agreements"):
         claim(kind="Legacy")
     assert claim(stack="two", joins="one") == AT
+
+
+Deliver = Callable[[datetime, str, bytes], None]
+
+
+@pytest.fixture(params=["memory", "s3"])
+def log(request: pytest.FixtureRequest, aws: LocalAws) -> tuple[LogFiles, Deliver]:
+    if request.param == "memory":
+        files = MemoryLogFiles()
+        return files, lambda hour, name, content: files.add(hour, name, content, modified_at=datetime.now(UTC))
+    client = aws.client("s3")
+    bucket = f"b{uuid.uuid4().hex}"
+    client.create_bucket(Bucket=bucket)
+
+    def deliver(hour: datetime, name: str, content: bytes) -> None:
+        client.put_object(Bucket=bucket, Key=f"access/{hour:%Y/%m/%d/%H}/{name}", Body=content)
+
+    return S3LogFiles(client, bucket, "access/"), deliver
+
+
+def test_files_are_found_by_the_hour_in_which_they_arrived(log: tuple[LogFiles, Deliver], tmp_path: Path) -> None:
+    files, deliver = log
+    for hour, name in ((AT, "b"), (AT, "a"), (AT + HOUR, "c")):
+        deliver(hour, name, name.encode() * 3)
+    found = list(files.arrived_in(AT))
+    assert [file.name.rpartition("/")[2] for file in found] == ["a", "b"]
+    assert all(file.size == 3 and abs(datetime.now(UTC) - file.modified_at) < HOUR for file in found)
+    files.fetch(found[1].name, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"bbb"
+    assert not list(files.arrived_in(AT - HOUR))
+
+
+def test_lines_that_cannot_be_read_are_kept_once(log: tuple[LogFiles, Deliver]) -> None:
+    files, _ = log
+    assert files.quarantine("2026/11/21/10/a", b"x\n")
+    assert not files.quarantine("2026/11/21/10/a", b"x\n")
+    assert files.quarantine("2026/11/21/10/b", b"x\n")

@@ -1,0 +1,225 @@
+"""The ledger: a chain of manifests that nothing overwrites, and what was said to AWS and answered.
+
+One ledger per product and metering Region, all of its objects under one prefix. To put the next manifest if absent is
+the only lock: whoever comes second reads what the first one wrote and decides anew. docs/ledger.md has the schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote
+
+from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
+from marketplace_constructs.domain.metering import LedgerState, Manifest, Record, Status
+from marketplace_constructs.runtime.metering import codec
+from marketplace_constructs.runtime.metering.objects import Objects
+
+SNAPSHOT_EVERY: Final = 64
+"""Manifests between two snapshots of the state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What AWS said of one record.
+
+    Args:
+        metering_record_id: AWS's proof of a success.
+    """
+
+    status: Status
+    metering_record_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A record in one request.
+
+    Args:
+        at: When it was about to be sent.
+        answer: None where none is known.
+    """
+
+    at: datetime
+    answer: Answer | None
+
+
+def ledger_prefix(product_code: str, region: str) -> str:
+    """Where the ledger of a product lies in its bucket."""
+    return f"ledger/{quote(product_code, safe='')}/{region}/"
+
+
+class Ledger:
+    """The chain as one process sees it; what it has read once, it does not read again.
+
+    Args:
+        objects: Under the ledger's own prefix.
+        run: Unlike any other process's name: of letters, digits and hyphens.
+    """
+
+    def __init__(self, objects: Objects, *, run: str) -> None:
+        self._objects: Final = objects
+        self._run: Final = run
+        self._state: LedgerState | None = None
+        self._digest = ""
+        self._calls = 0
+        self._attempts: dict[str, codec.Json] = {}
+
+    def claim(self, *, stack: str, kind: str, first_hour: datetime, now: datetime, joins: str = "") -> datetime:
+        """Make the ledger this stack's, or join the one that another stack began.
+
+        Args:
+            stack: Whose functions these are.
+            kind: Of the product's agreements.
+            first_hour: The first hour that is closed, where the ledger begins now.
+            now: For people.
+            joins: The stack that began it, where this one is another.
+
+        Returns:
+            The ledger's first hour.
+
+        Raises:
+            MarketplaceConstructsError: MP-LEDGER-02: another stack, or another kind of agreements, has it.
+        """
+        claim = {
+            "stack": stack,
+            "kind": kind,
+            "first_hour": codec.instant(first_hour),
+            "claimed_at": codec.instant(now),
+        }
+        content = self._objects.get("claim.json")
+        if content is None:
+            self._objects.put_new("claim.json", codec.to_bytes(claim))
+            content = self._objects.get("claim.json")
+        held = codec.from_bytes(content or b"{}")
+        if held["stack"] not in {stack, joins} or held["kind"] != kind:
+            raise MarketplaceConstructsError(
+                Problem(
+                    "MP-LEDGER-02",
+                    f"ledger, got one of the stack {held['stack']!r} for {held['kind']} agreements; expected one of "
+                    f"{stack!r} for {kind} agreements; name that stack as the one that this one joins, or meter the "
+                    "product from one stack only",
+                )
+            )
+        return codec.moment(held["first_hour"])
+
+    @property
+    def head(self) -> str:
+        """SHA-256 of the last manifest that was read or written; empty before the first."""
+        return self._digest
+
+    def load(self) -> LedgerState:
+        """The fold of the chain.
+
+        Raises:
+            MarketplaceConstructsError: MP-LEDGER-03: the chain is broken.
+        """
+        if self._state is None:
+            self._state, self._digest = self._snapshot()
+        for key in self._objects.keys("manifests/", after=_manifest_key(self._state.sequence)):
+            self._take(self._objects.get(key) or b"{}")
+        return self._state
+
+    def append(self, manifest: Manifest) -> bool:
+        """Put the next manifest; False where another process was first: load, and decide anew."""
+        content = codec.to_bytes({**codec.manifest_to_json(manifest), "run": self._run})
+        if not self._objects.put_new(_manifest_key(manifest.sequence), content):
+            return False
+        state = self._take(content)
+        if state.sequence % SNAPSHOT_EVERY == 0:
+            snapshot = {**codec.state_to_json(state), "digest": self._digest}
+            self._objects.put_new(f"states/{state.sequence:012}.json", codec.to_bytes(snapshot))
+        return True
+
+    def put_attempt(self, records: Sequence[Record], at: datetime) -> str:
+        """Say that records of one manifest are about to be sent; the attempt's name.
+
+        Raises:
+            MarketplaceConstructsError: MP-LEDGER-04: another process has this one's name.
+        """
+        self._calls += 1
+        name = f"{_sequence(records[0].id):012}/{self._run}-{self._calls:06}"
+        self._put(f"attempts/{name}.json", {"at": codec.instant(at), "records": [record.id for record in records]})
+        return name
+
+    def put_answer(self, name: str, answers: Mapping[str, Answer], *, at: datetime, error: str = "") -> None:
+        """Keep what became of an attempt.
+
+        Args:
+            name: The attempt's.
+            answers: By record.
+            at: When it came.
+            error: AWS's code, where the whole request failed.
+        """
+        results = [
+            {"record": record, "status": answer.status, "metering_record_id": answer.metering_record_id}
+            for record, answer in answers.items()
+        ]
+        self._put(f"attempts/{name}-answer.json", {"at": codec.instant(at), "error": error, "results": results})
+
+    def attempts_of(self, records: Iterable[Record]) -> dict[str, list[Attempt]]:
+        """Every attempt to send each of some records, by any process, the oldest first."""
+        wanted = {record.id for record in records}
+        found: dict[str, list[Attempt]] = {record: [] for record in wanted}
+        known: dict[str, codec.Json] = {}
+        for sequence in sorted({_sequence(record) for record in wanted}):
+            for key in self._objects.keys(f"attempts/{sequence:012}/"):
+                known[key] = self._attempts.get(key) or codec.from_bytes(self._objects.get(key) or b"{}")
+        self._attempts = known
+        for key, attempt in known.items():
+            if key.endswith("-answer.json"):
+                continue
+            answered = known.get(f"{key.removesuffix('.json')}-answer.json")
+            answers = {one["record"]: one for one in answered["results"]} if answered else {}
+            for record in wanted.intersection(attempt["records"]):
+                one = answers.get(record)
+                answer = (
+                    Answer(status=Status(one["status"]), metering_record_id=one["metering_record_id"]) if one else None
+                )
+                found[record].append(Attempt(at=codec.moment(attempt["at"]), answer=answer))
+        return {record: sorted(attempts, key=lambda attempt: attempt.at) for record, attempts in found.items()}
+
+    def _put(self, key: str, document: Mapping[str, object]) -> None:
+        if not self._objects.put_new(key, codec.to_bytes(document)):
+            raise MarketplaceConstructsError(
+                Problem("MP-LEDGER-04", f"ledger, got {key} twice; expected one process of this name; run again")
+            )
+
+    def _snapshot(self) -> tuple[LedgerState, str]:
+        """The last state that was put aside and that belongs to this chain; else the empty one."""
+        for key in reversed(self._objects.keys("states/")):
+            document = codec.from_bytes(self._objects.get(key) or b"{}")
+            manifest = self._objects.get(_manifest_key(document["sequence"]))
+            if manifest is not None and _digest(manifest) == document["digest"]:
+                return codec.state_from_json(document), document["digest"]
+        return LedgerState(), ""
+
+    def _take(self, content: bytes) -> LedgerState:
+        manifest = codec.manifest_from_json(codec.from_bytes(content))
+        assert self._state is not None, "load comes first"
+        if manifest.previous != self._digest or manifest.sequence != self._state.sequence + 1:
+            raise MarketplaceConstructsError(
+                Problem(
+                    "MP-LEDGER-03",
+                    f"ledger, got manifest {manifest.sequence} after {self._state.sequence}, whose digest is not that "
+                    "of the one before; expected an unbroken chain; restore the objects' first versions",
+                )
+            )
+        self._state.apply(manifest)
+        self._digest = _digest(content)
+        return self._state
+
+
+def _manifest_key(sequence: int) -> str:
+    return f"manifests/{sequence:012}.json"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sequence(record: str) -> int:
+    return int(record.partition("/")[0])

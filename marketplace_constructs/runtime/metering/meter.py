@@ -1,0 +1,512 @@
+"""The meter: closes each hour of the log, seals what is new, sends what is sealed, and takes in what AWS answered.
+
+Every step is told to the ledger before the next, and each run begins with what the ledger says; so a run may die
+anywhere, and several may go on at once.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from marketplace_constructs.domain.agreements import Fact
+from marketplace_constructs.domain.metering import (
+    ClosedHour,
+    LedgerState,
+    Loss,
+    LossReason,
+    Manifest,
+    MeteringRules,
+    Outcome,
+    Record,
+    Sealed,
+    Series,
+    Settlement,
+    Status,
+    Usage,
+    hour_of,
+    outcome,
+    seal,
+)
+from marketplace_constructs.domain.plan_table import LineState
+from marketplace_constructs.domain.product import ProductTerms
+from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts
+from marketplace_constructs.runtime.aws import client, error_code
+from marketplace_constructs.runtime.clock import Clock, utc_now
+from marketplace_constructs.runtime.metering.buyers import Register, register
+from marketplace_constructs.runtime.metering.doubt import CloudTrail, Trail, shown_accepted
+from marketplace_constructs.runtime.metering.ledger import Attempt, Ledger, ledger_prefix
+from marketplace_constructs.runtime.metering.log_files import S3LogFiles
+from marketplace_constructs.runtime.metering.objects import S3Objects
+from marketplace_constructs.runtime.metering.send import MeteringClient, Sender, metering_client
+from marketplace_constructs.runtime.metering.totals import (
+    ARRIVES_WITHIN,
+    OUTSIDE,
+    DuckDbUsageLog,
+    HourUsage,
+    PlanTimeline,
+    UsageLog,
+)
+from marketplace_constructs.runtime.observability import count, gauge, logger, metrics
+from marketplace_constructs.runtime.plan_tables import S3PlanTables
+from marketplace_constructs.runtime.plan_versions import DynamoDbPlanVersions
+from marketplace_constructs.runtime.settings import MeterSettings
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+_HOUR: Final = timedelta(hours=1)
+_PROMPT: Final = timedelta(minutes=15)
+"""How long after an end its usage is flushed at each run; then again in the final flush. Longer than lines take."""
+_HELD_UNTIL: Final = timedelta(hours=4)
+"""An hour with lines that match no route is closed all the same so long before AWS takes its usage no more."""
+_REFUSED_PAUSE: Final = timedelta(hours=1)
+"""How long a record waits that AWS refused by itself."""
+_ASKED_FOR: Final = timedelta(days=7)
+"""How long after it was sent CloudTrail is asked about a record in doubt; after that a person is."""
+_SHOWN_WITHIN: Final = timedelta(hours=1)
+"""How far the clocks of a call and of CloudTrail may differ."""
+_RACES: Final = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterOptions:
+    """How one product is metered.
+
+    Args:
+        product: How it is sold.
+        dimensions: The keys of its usage dimensions.
+        stack: Whose functions these are.
+        joins: The stack that began the ledger, where this one is another.
+        watermark: How long after its end an hour is closed.
+        rules: How AWS wants to be told.
+        calls_per_second: This meter's share of the account's quota.
+        is_after_native: API Gateway itself metered the product before.
+    """
+
+    product: ProductTerms
+    dimensions: Sequence[str]
+    stack: str
+    joins: str = ""
+    watermark: timedelta = timedelta(minutes=15)
+    rules: MeteringRules = field(default_factory=MeteringRules)
+    calls_per_second: int = 10
+    is_after_native: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """What a meter works with.
+
+    Args:
+        facts: Every buyer's facts, read anew.
+        plans: Which tables hold.
+        log: The access log.
+        ledger: One process's own view of it.
+        metering: AWS Marketplace.
+        trail: What CloudTrail shows; None where it is not asked.
+        count: Counts something that happened.
+        gauge: Tells a number of seconds.
+    """
+
+    facts: Callable[[], Iterator[tuple[str, tuple[Fact, ...]]]]
+    plans: PlanTimeline
+    log: UsageLog
+    ledger: Ledger
+    metering: MeteringClient
+    trail: Trail | None = None
+    count: Callable[[str, int], None] = count
+    gauge: Callable[[str, float], None] = gauge
+
+
+class Meter:
+    """One process that meters.
+
+    Args:
+        clock: The present moment.
+        has_time: Whether there is time for one more step, such as a call or an hour.
+        sleep: Waits for so many seconds.
+        monotonic: Seconds that pass.
+    """
+
+    def __init__(
+        self,
+        options: MeterOptions,
+        ports: Ports,
+        *,
+        clock: Clock,
+        has_time: Callable[[], bool] = lambda: True,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options: Final = options
+        self._rules: Final = options.rules
+        self._ports: Final = ports
+        self._ledger: Final = ports.ledger
+        self._clock: Final = clock
+        self._has_time: Final = has_time
+        self._sender: Final = Sender(
+            ports.metering,
+            ports.ledger,
+            product_code=options.product.product_code,
+            rules=options.rules,
+            clock=clock,
+            has_time=has_time,
+            calls_per_second=options.calls_per_second,
+            sleep=sleep,
+            monotonic=monotonic,
+        )
+
+    def run(self) -> None:
+        """Do everything that is due, the oldest first.
+
+        Raises:
+            MarketplaceConstructsError: The ledger belongs to another stack, or is broken.
+            Exception: Whatever AWS answered; nothing is lost, and the next run goes on from there.
+        """
+        options, now = self._options, self._clock()
+        self._ports.plans.refresh()
+        first = self._ledger.claim(
+            stack=options.stack,
+            kind=options.product.agreement_kind,
+            first_hour=self._begins(now),
+            now=now,
+            joins=options.joins,
+        )
+        self._ledger.load()
+        self._tell("AgreementWithoutLicense", len(self._register(now).nameless))
+        if not options.product.is_native:
+            self._flush_ended(first)
+            if self._due(first):  # once an hour
+                self._reconcile()
+        held: set[datetime] = set()
+        self._settle_and_send()
+        while self._has_time():
+            due = [hour for hour in self._due(first) if hour not in held]
+            if not due:
+                break
+            if not self._close(due[0], first):
+                held.add(due[0])
+            self._settle_and_send()
+        self._tell_how_it_stands(first)
+
+    def _begins(self, now: datetime) -> datetime:
+        """The first hour of a new ledger: when the first plan began to hold, however long the meter could not run.
+
+        Where API Gateway metered before, no hour that it may still report: two whole hours lie between.
+        """
+        if self._options.is_after_native:
+            return hour_of(now) + 3 * _HOUR
+        return min(hour_of(now), max(self._ports.plans.starts_at or now, hour_of(now) - 24 * _HOUR))
+
+    def _due(self, first: datetime) -> list[datetime]:
+        """The hours that are over for the watermark, and not closed."""
+        state, now = self._ledger.load(), self._clock()
+        start = max([first, *([max(state.closed) - 47 * _HOUR] if state.closed else [])])
+        hours = int((now - self._options.watermark - start) / _HOUR)
+        return [hour for number in range(hours) if (hour := start + number * _HOUR) not in state.closed]
+
+    def _register(self, now: datetime) -> Register:
+        """Who was a buyer when, read no earlier than what is sealed by it, so that no end is overlooked."""
+        return register(self._ports.facts(), product=self._options.product, now=now)
+
+    def _close(self, hour: datetime, first: datetime) -> bool:
+        """Take an hour in, with what came late of hours before; False where it must wait for a table that knows it."""
+        for _ in range(_RACES):
+            state, now = self._ledger.load(), self._clock()
+            if hour in state.closed:
+                return True
+            who = self._register(now)
+            found = [self._read(hour, who, now, since=state.read_at or first)]
+            deadline = self._rules.deadline(hour)
+            if found[0].closed.lines.get(LineState.UNMATCHED) and now < deadline - _HELD_UNTIL:
+                self._tell("LinesUnmatched", found[0].closed.lines[LineState.UNMATCHED])
+                logger.error("hour held: lines match no route of any plan", extra={"hour": hour.isoformat()})
+                return False
+            postponed = []
+            for late in sorted((found[0].also | state.again) & state.closed.keys()):
+                if self._has_time():
+                    found.append(self._read(late, who, now))
+                else:
+                    postponed.append(late)
+            sealed = Sealed(records=(), losses=(), waiting={}, excess={})
+            if not self._options.product.is_native:
+                sealed = self._seal(state, _joined(found), who, closed=[hour], now=now)
+            # What waits for a slot must be worked out again, whichever of these hours it is of.
+            waiting = {one.closed.hour for one in found if sealed.waiting.keys() & one.usage.keys()}
+            manifest = self._next(
+                state,
+                now,
+                closed=tuple(
+                    one.closed if one.closed.hour == hour else _with_quarantine(one.closed, state) for one in found
+                ),
+                records=sealed.records,
+                losses=sealed.losses,
+                read_at=now,
+                again=tuple(sorted({*waiting, *postponed})),
+            )
+            if self._ledger.append(manifest):
+                self._tell_closed(found[0], sealed)
+                return True
+        return False
+
+    def _flush_ended(self, first: datetime) -> None:
+        """Bill what an agreement used up to its end, at once and once more, while AWS still takes it."""
+        for _ in range(_RACES):
+            state, now = self._ledger.load(), self._clock()
+            rules = self._rules
+            who = self._register(now)
+            ended = {
+                agreement: buyer
+                for agreement, buyer in who.ended(since=now - rules.final_window).items()
+                if buyer.ended_at is not None
+                and (now < buyer.ended_at + _PROMPT or now >= buyer.ended_at + rules.final_flush)
+            }
+            if not ended:
+                return
+            last = hour_of(now)
+            # The last closed hour once more: its last lines may have come since.
+            start = max(max(state.closed, default=first), last - ARRIVES_WITHIN)
+            hours = {start + number * _HOUR for number in range(int((last - start) / _HOUR) + 1)}
+            found = [self._read(hour, who, now) for hour in sorted({*hours, *self._due(first), *state.again})]
+            usage = {s: by_hour for s, by_hour in _joined(found).items() if s.agreement in ended}
+            sealed = self._seal(state, usage, Register(buyers=ended, lives=()), closed=(), now=now)
+            manifest = self._next(state, now, records=sealed.records, losses=sealed.losses)
+            if manifest.is_empty or self._ledger.append(manifest):
+                self._tell_losses(sealed.losses)
+                return
+
+    def _read(self, hour: datetime, who: Register, now: datetime, *, since: datetime | None = None) -> HourUsage:
+        return self._ports.log.read(hour, now=now, lives=who.lives, tables=self._ports.plans.at(hour), since=since)
+
+    def _seal(
+        self,
+        state: LedgerState,
+        usage: Mapping[Series, Mapping[datetime, Usage]],
+        who: Register,
+        *,
+        closed: Sequence[datetime],
+        now: datetime,
+    ) -> Sealed:
+        return seal(
+            state,
+            usage,
+            who.buyers,
+            dimensions=self._options.dimensions,
+            closed=closed,
+            now=now,
+            rules=self._rules,
+            record_id_prefix=f"{state.sequence + 1}/",
+        )
+
+    def _next(self, state: LedgerState, now: datetime, **said: Any) -> Manifest:
+        return Manifest(sequence=state.sequence + 1, previous=self._ledger.head, written_at=now, **said)
+
+    def _settle_and_send(self) -> None:
+        """Take in what is known of the records that were sent, send the others, and take in what AWS said."""
+        if self._options.product.is_native:
+            return
+        self._settle()
+        now = self._clock()
+        state = self._ledger.load()
+        attempts = self._ledger.attempts_of(state.open)
+        self._sender.send([record for record in state.open if not _rests(attempts[record.id], now)])
+        self._settle()
+
+    def _settle(self) -> None:
+        for _ in range(_RACES):
+            state, now = self._ledger.load(), self._clock()
+            attempts = self._ledger.attempts_of(state.records.values())
+            settlements = tuple(
+                settlement
+                for record in state.records.values()
+                if (settlement := self._settlement(record, attempts[record.id], state, now)) is not None
+            )
+            if not settlements or self._ledger.append(self._next(state, now, settlements=settlements)):
+                self._tell_settled(settlements, attempts)
+                return
+
+    def _settlement(
+        self, record: Record, attempts: Sequence[Attempt], state: LedgerState, now: datetime
+    ) -> Settlement | None:
+        """What became of a record, where that is another thing than the ledger says."""
+        found, reason = outcome(
+            [attempt.answer.status if attempt.answer else None for attempt in attempts],
+            is_over=self._rules.is_over(record.timestamp, now),
+        )
+        proof = next((a.answer.metering_record_id for a in attempts if a.answer and a.answer.metering_record_id), "")
+        if found is Outcome.OPEN or (found, reason) == state.stands(record.id):
+            return None
+        return Settlement(record=record.id, outcome=found, metering_record_id=proof, reason=reason)
+
+    def _reconcile(self) -> None:
+        """Settle what CloudTrail shows to be accepted. What it does not show within days waits for a person."""
+        for _ in range(_RACES):
+            state, now = self._ledger.load(), self._clock()
+            if self._ports.trail is None or not state.in_doubt:
+                return
+            doubtful = {record: state.records[record] for record in state.in_doubt}
+            attempts = self._ledger.attempts_of(doubtful.values())
+            asked = [record for record, sent in attempts.items() if sent and now < sent[-1].at + _ASKED_FOR]
+            if not asked:
+                return
+            try:
+                shown = shown_accepted(
+                    [doubtful[record] for record in asked],
+                    self._ports.trail,
+                    since=min(attempts[record][0].at for record in asked) - _SHOWN_WITHIN,
+                    until=min(now, max(attempts[record][-1].at for record in asked) + _SHOWN_WITHIN),
+                )
+            except (ClientError, BotoCoreError) as error:
+                logger.warning("CloudTrail not read", extra={"error": error_code(error)})
+                return
+            settlements = tuple(
+                Settlement(record=record, outcome=Outcome.ACCEPTED, metering_record_id=proof)
+                for record, proof in shown.items()
+            )
+            if not settlements or self._ledger.append(self._next(state, now, settlements=settlements)):
+                return
+
+    def _tell(self, name: str, number: int) -> None:
+        if number:
+            self._ports.count(name, number)
+
+    def _tell_closed(self, found: HourUsage, sealed: Sealed) -> None:
+        closed = found.closed
+        self._tell("LinesQuarantined", closed.quarantined)
+        self._tell("LinesUnmatched", closed.lines.get(LineState.UNMATCHED, 0))
+        self._tell("LinesUnattributed", closed.lines.get(LineState.UNATTRIBUTED, 0))
+        self._tell("LinesOutsideAgreement", closed.lines.get(OUTSIDE, 0))
+        self._tell("UsageExcess", len(sealed.excess))
+        for series, quantity in sealed.excess.items():
+            logger.error(
+                "the log shows less than was billed",
+                extra={"agreement": series.agreement, "dimension": series.dimension, "quantity": str(quantity)},
+            )
+        self._tell_losses(sealed.losses)
+        logger.info(
+            "hour closed",
+            extra={"hour": closed.hour.isoformat(), "lines": closed.lines, "records": len(sealed.records)},
+        )
+
+    def _tell_losses(self, losses: Sequence[Loss]) -> None:
+        self._tell("UsageLost", sum(loss.reason is not LossReason.REMAINDER for loss in losses))
+        for loss in losses:
+            logger.warning(
+                "usage lost",
+                extra={
+                    "agreement": loss.series.agreement,
+                    "dimension": loss.series.dimension,
+                    "hour": loss.hour.isoformat(),
+                    "quantity": str(loss.quantity),
+                    "reason": loss.reason,
+                },
+            )
+
+    def _tell_settled(self, settlements: Sequence[Settlement], attempts: Mapping[str, Sequence[Attempt]]) -> None:
+        self._tell("UsageLost", sum(one.outcome is Outcome.LOST for one in settlements))
+        for one in settlements:
+            if one.outcome is Outcome.IN_DOUBT and any(
+                attempt.answer is not None and attempt.answer.status is Status.DUPLICATE_RECORD
+                for attempt in attempts[one.record]
+            ):
+                self._tell("DuplicateFromElsewhere", 1)
+            if one.outcome is not Outcome.ACCEPTED:
+                logger.warning("not billed", extra={"record": one.record, "outcome": one.outcome, "reason": one.reason})
+
+    def _tell_how_it_stands(self, first: datetime) -> None:
+        """What alarms watch, told by every run: silence is an alarm too."""
+        state, now = self._ledger.load(), self._clock()
+        oldest = min((record.timestamp for record in state.open), default=now)
+        self._ports.gauge("OldestUnsentRecordAge", max(0.0, (now - oldest).total_seconds()))
+        unclosed = min(self._due(first), default=None)
+        lag = now - (unclosed + _HOUR + self._options.watermark) if unclosed else timedelta(0)
+        self._ports.gauge("HourNotClosedFor", max(0.0, lag.total_seconds()))
+        self._ports.gauge("RecordsInDoubt", len(state.in_doubt))
+
+
+def _joined(found: Sequence[HourUsage]) -> dict[Series, dict[datetime, Usage]]:
+    joined: dict[Series, dict[datetime, Usage]] = {}
+    for one in found:
+        for series, usage in one.usage.items():
+            joined.setdefault(series, {})[one.closed.hour] = usage
+    return joined
+
+
+def _with_quarantine(closed: ClosedHour, state: LedgerState) -> ClosedHour:
+    """An hour that is worked out again keeps what was counted as unreadable when its files came."""
+    return ClosedHour(hour=closed.hour, lines=closed.lines, quarantined=state.closed[closed.hour].quarantined)
+
+
+def _rests(attempts: Sequence[Attempt], now: datetime) -> bool:
+    """Whether AWS refused the record by itself, so short a time ago that it would do so again."""
+    last = attempts[-1] if attempts else None
+    return (
+        last is not None
+        and last.answer is not None
+        and last.answer.status is Status.REFUSED
+        and now < last.at + _REFUSED_PAUSE
+    )
+
+
+def rules_of(settings: MeterSettings) -> MeteringRules:
+    """How AWS wants to be told, as a stack was told."""
+    return MeteringRules(
+        window=timedelta(hours=settings.window_hours),
+        month_end_hours=settings.month_end_hours,
+        decimals=settings.decimals,
+        sends_zero=bool(settings.sends_zero),
+        final_window=timedelta(minutes=settings.final_window_minutes),
+        final_flush=timedelta(minutes=settings.final_flush_minutes),
+    )
+
+
+@cache
+def _settings() -> MeterSettings:
+    return MeterSettings.from_environment()
+
+
+@metrics.log_metrics
+def handler(event: Mapping[str, object], context: LambdaContext, *, clock: Clock = utc_now) -> None:
+    """Entry point of the function, run every few minutes."""
+    del event
+    settings = _settings()
+    prefix = ledger_prefix(settings.product_code, settings.metering_region)
+    native = S3Objects(client("s3"), settings.ledger_bucket, f"{prefix}native/")
+    objects = native if settings.terms.is_native else S3Objects(client("s3"), settings.ledger_bucket, prefix)
+    ports = Ports(
+        facts=DynamoDbFacts(client("dynamodb"), settings.facts_table).buyers,
+        plans=PlanTimeline(
+            DynamoDbPlanVersions(client("dynamodb"), settings.plans_table),
+            S3PlanTables(client("s3"), settings.tables_bucket),
+        ),
+        log=DuckDbUsageLog(
+            S3LogFiles(client("s3"), settings.log_bucket, settings.log_prefix), memory=f"{settings.duckdb_memory_mb}MB"
+        ),
+        ledger=Ledger(objects, run=uuid.uuid4().hex),
+        metering=metering_client(settings.metering_region),
+        trail=CloudTrail(client("cloudtrail", settings.metering_region)),
+    )
+    options = MeterOptions(
+        product=settings.terms,
+        dimensions=settings.dimensions.split(","),
+        stack=settings.stack,
+        joins=settings.joins,
+        watermark=timedelta(minutes=settings.watermark_minutes),
+        rules=rules_of(settings),
+        calls_per_second=settings.calls_per_second,
+        is_after_native=not settings.terms.is_native and native.get("claim.json") is not None,
+    )
+    Meter(
+        options,
+        ports,
+        clock=clock,
+        has_time=lambda: context.get_remaining_time_in_millis() > settings.reserve_seconds * 1000,
+    ).run()

@@ -1,0 +1,553 @@
+"""What an hour of the access log comes to: worked out anew and whole, whenever it is asked for."""
+
+# ruff: noqa: S608 - names of this module and quoted texts only
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
+from marketplace_constructs.domain.metering import ClosedHour, Series, Usage, hour_of
+from marketplace_constructs.domain.plan_table import LineState, PlanTable
+from marketplace_constructs.domain.plan_versions import PlanVersion, holding
+from marketplace_constructs.queries.access_log import REFUSED_BY_GATEWAY
+from marketplace_constructs.queries.log_lines import Line, json_source, read_line, typed_lines
+from marketplace_constructs.queries.usage import (
+    CELLS,
+    COUNTED,
+    LINES,
+    ROUTES,
+    SKIPPED,
+    cell_rows,
+    first_lines,
+    quantity_of,
+    route_rows,
+    to_json_lines,
+    usage_query,
+)
+from marketplace_constructs.runtime.metering.buyers import FOREVER, Life
+from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles
+from marketplace_constructs.runtime.plan_tables import PlanTables
+from marketplace_constructs.runtime.plan_versions import PlanVersions
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+ARRIVES_WITHIN: Final = timedelta(hours=26)
+"""How late a line may come and still count. Source: Firehose developer guide: it retries for up to 24 h
+(read 2026-11-22)."""
+SETTLING: Final = timedelta(minutes=15)
+"""How far a listing looks back before the one before it, since clocks differ."""
+OUTSIDE: Final = "outside"
+"""State of a line that names an agreement which had not begun, or was over."""
+MARKETPLACE: Final = "Marketplace"
+_HOUR: Final = timedelta(hours=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_TAG: Final = 256
+_NO_TAG: Final = re.compile(r"[^a-zA-Z0-9+ \-=._:/@]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HourUsage:
+    """One hour.
+
+    Args:
+        closed: What was counted.
+        usage: By series; only what is billed.
+        also: Hours of which files tell that came since the log was looked through last.
+    """
+
+    closed: ClosedHour
+    usage: Mapping[Series, Usage]
+    also: frozenset[datetime] = frozenset()
+
+
+class UsageLog(Protocol):
+    """The log, judged."""
+
+    def read(
+        self,
+        hour: datetime,
+        *,
+        now: datetime,
+        lives: Sequence[Life],
+        tables: Mapping[str, PlanTable],
+        since: datetime | None = None,
+    ) -> HourUsage:
+        """Everything that has arrived of an hour.
+
+        Args:
+            hour: Its beginning, UTC.
+            now: Bounds the arrivals.
+            lives: Whose usage a line is.
+            tables: What holds in the hour, by ``id@version``.
+            since: When the log was looked through last. Files that came since are looked at for other hours, and for
+                lines that cannot be read, which are quarantined. None: not now.
+        """
+        ...
+
+
+class PlanTimeline:
+    """Which tables hold in which hour; each table is read once."""
+
+    def __init__(self, versions: PlanVersions, tables: PlanTables) -> None:
+        self._versions: Final = versions
+        self._tables: Final = tables
+        self._all: Sequence[PlanVersion] = ()
+        self._read: dict[str, PlanTable] = {}
+
+    def refresh(self) -> None:
+        """Read the versions anew. What holds of an hour is settled before the hour begins."""
+        self._all = self._versions.versions()
+
+    @property
+    def starts_at(self) -> datetime | None:
+        """When the first plan began to hold; None where there is none."""
+        return min((version.holds_from for version in self._all), default=None)
+
+    def at(self, hour: datetime) -> dict[str, PlanTable]:
+        """By ``id@version``.
+
+        Raises:
+            MarketplaceConstructsError: MP-METER-01: a table is not where the deployment put it.
+        """
+        return {plan: self._table(version) for plan, version in holding(self._all, hour).items()}
+
+    def _table(self, version: PlanVersion) -> PlanTable:
+        if version.digest not in self._read:
+            text = self._tables.get(version.digest)
+            if text is None:
+                raise MarketplaceConstructsError(
+                    Problem(
+                        "MP-METER-01",
+                        f"plan {version.plan}, got no table {version.digest}; expected it where the deployment put it; "
+                        "deploy the stack again",
+                    )
+                )
+            self._read[version.digest] = PlanTable.from_text(text)
+        return self._read[version.digest]
+
+
+def tag_value(path: str) -> str:
+    """A route's path as AWS takes it in an allocation's tag: ``/v1/{id}`` is ``/v1/:id``.
+
+    Source: AWS Marketplace seller guide, vendor-metered tagging; API reference, Tag (read 2026-11-21).
+    """
+    return _NO_TAG.sub("_", re.sub(r"{([^}]*)}", r":\1", path))[:_MAX_TAG] or "_"
+
+
+class _Sums:
+    """Usage as it adds up."""
+
+    def __init__(self) -> None:
+        self.lines: Counter[str] = Counter()
+        self._quantities: dict[Series, dict[str, Fraction]] = {}
+        self.earliest: dict[str, int] = {}
+
+    def add(self, agreement: str, dimension: str, path: str, quantity: Fraction) -> None:
+        by_path = self._quantities.setdefault(Series(agreement=agreement, dimension=dimension), {})
+        tag = tag_value(path)
+        by_path[tag] = by_path.get(tag, Fraction(0)) + quantity
+
+    def usage(self) -> dict[Series, Usage]:
+        return {
+            series: Usage(
+                quantity=sum(by_path.values(), Fraction(0)),
+                earliest=_EPOCH + timedelta(milliseconds=self.earliest[series.agreement]),
+                by_path=by_path,
+            )
+            for series, by_path in self._quantities.items()
+        }
+
+
+def _hours(first: datetime, last: datetime) -> Iterator[datetime]:
+    while first <= last:
+        yield first
+        first += _HOUR
+
+
+def _files_of(files: LogFiles, hour: datetime, now: datetime, since: datetime | None) -> tuple[list[LogFile], set[str]]:
+    """The files that may tell of an hour, with those that came since; and the names of the latter."""
+    last = hour_of(now)
+    found = {file.name: file for h in _hours(hour, min(last, hour + ARRIVES_WITHIN)) for file in files.arrived_in(h)}
+    if since is None:
+        return list(found.values()), set()
+    recent = [
+        file
+        for h in _hours(hour_of(since - ARRIVES_WITHIN), last)
+        for file in files.arrived_in(h)
+        if file.modified_at > since - SETTLING
+    ]
+    found |= {file.name: file for file in recent}
+    return list(found.values()), {file.name for file in recent}
+
+
+def _quarantine(files: LogFiles, name: str, content: bytes) -> int:
+    """Keep the lines of a file that cannot be read; how many, where they were not kept before."""
+    lines = [line for line in _lines(content) if read_line(line) is None]
+    return len(lines) if lines and files.quarantine(name, b"".join(line + b"\n" for line in lines)) else 0
+
+
+def _lines(content: bytes) -> list[bytes]:
+    plain = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    return [line for line in plain.split(b"\n") if line.strip()]
+
+
+class MemoryUsageLog:
+    """The log judged line by line: for tests, where files are few and small."""
+
+    def __init__(self, files: LogFiles, content: Callable[[str], bytes]) -> None:
+        self._files: Final = files
+        self._content: Final = content
+        self._parsed: dict[str, tuple[list[Line], bool]] = {}
+
+    def read(
+        self,
+        hour: datetime,
+        *,
+        now: datetime,
+        lives: Sequence[Life],
+        tables: Mapping[str, PlanTable],
+        since: datetime | None = None,
+    ) -> HourUsage:
+        """Everything that has arrived of an hour."""
+        files, new = _files_of(self._files, hour, now, since)
+        first_ms, lines, also, quarantined = _ms(hour), dict[str, Line](), set[datetime](), 0
+        for file in files:
+            parsed, has_unreadable = self._parse(file.name)
+            for line in parsed:
+                time = _number(line, "request_time_ms")
+                if file.name in new:
+                    also.add(hour_of(_EPOCH + timedelta(milliseconds=time)))
+                if first_ms <= time < first_ms + 3_600_000:
+                    identity = str(line["extended_request_id"])
+                    known = lines.get(identity, line)
+                    lines[identity] = min(known, line, key=_order)
+            if has_unreadable and file.name in new:
+                quarantined += _quarantine(self._files, file.name, self._content(file.name))
+        by_agreement: dict[str, list[Life]] = {}
+        for life in lives:
+            by_agreement.setdefault(life.agreement, []).append(life)
+        sums = _Sums()
+        for line in lines.values():
+            _judge(line, by_agreement, tables, sums)
+        closed = ClosedHour(hour=hour, lines=dict(sums.lines), quarantined=quarantined)
+        return HourUsage(closed=closed, usage=sums.usage(), also=frozenset(also - {hour}))
+
+    def _parse(self, name: str) -> tuple[list[Line], bool]:
+        if name not in self._parsed:
+            read = [read_line(text) for text in _lines(self._content(name))]
+            self._parsed[name] = [line for line in read if line is not None], None in read
+        return self._parsed[name]
+
+
+def _ms(moment: datetime) -> int:
+    return 2**62 if moment >= FOREVER else (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _number(line: Line, name: str) -> int:
+    return int(line[name] or 0)
+
+
+def _order(line: Line) -> tuple[int, str]:
+    return _number(line, "request_time_ms"), repr([line[name] for name in LINES])
+
+
+def _judge(line: Line, lives: Mapping[str, Sequence[Life]], tables: Mapping[str, PlanTable], sums: _Sums) -> None:
+    time, named, plan = _number(line, "request_time_ms"), line["agreement"], line["plan"]
+    is_refused = line["error_type"] in REFUSED_BY_GATEWAY
+    life = next((one for one in lives.get(str(named), ()) if _ms(one.starts_at) <= time < _ms(one.ends_at)), None)
+    owner = life.owner if life else None
+    plan = (life and life.plan) or plan
+    table = tables.get(str(plan))
+    route = (
+        next((r for r in table.routes if (r.method, r.path) == (line["method"], line["path"])), None) if table else None
+    )
+    state = (
+        SKIPPED if plan is None
+        else LineState.REFUSED.value if is_refused
+        else LineState.UNATTRIBUTED.value if named is None
+        else OUTSIDE if owner is None
+        else LineState.UNMATCHED.value if route is None
+        else LineState.REFUSED.value if not route.is_allowed
+        else ""
+    )  # fmt: skip
+    if owner is not None:
+        sums.earliest[owner] = min(time, sums.earliest.get(owner, time))
+    if state or table is None or owner is None:
+        sums.lines[state] += 1
+        return
+    values = ("status", "response_bytes", "integration_ms", "request_time_ms")
+    cells = [
+        cell
+        for cell in table.cells
+        if (cell.method, cell.path) == (line["method"], line["path"])
+        and all(
+            low <= _number(line, name) < high
+            for name, (low, high) in zip(
+                values, (cell.status, cell.response_bytes, cell.integration_ms, cell.time_ms), strict=True
+            )
+        )
+    ]
+    for cell in cells:
+        sums.lines[f"{cell.dimension} {cell.state}"] += 1
+        if cell.state is LineState.BILLABLE and table.channel == MARKETPLACE:
+            members = {
+                "response.bytes": "response_bytes",
+                "integration.ms": "integration_ms",
+                "response.ms": "response_ms",
+            }
+            base = 1 if cell.metric == "requests" else _number(line, members[cell.metric])
+            base = -(-base // cell.round_up) * cell.round_up
+            quantity = quantity_of(base, multiply=cell.multiply, base_units=cell.base_units)
+            if quantity:
+                sums.add(owner, cell.dimension, cell.path, quantity)
+    if not cells:
+        sums.lines[LineState.UNMETERED.value] += 1
+
+
+class DuckDbUsageLog:
+    """The log judged by the text that simulation and reports judge by, in bounded memory.
+
+    Args:
+        files: The log.
+        memory: What DuckDB may hold, such as ``256MB``.
+        threads: How many it may use.
+        chunk_bytes: How much of the log lies on disk at a time as it was stored; its typed columns stay.
+        directory: Where; None for the system's own.
+    """
+
+    def __init__(
+        self,
+        files: LogFiles,
+        *,
+        memory: str = "256MB",
+        threads: int = 2,
+        chunk_bytes: int = 256_000_000,
+        directory: Path | None = None,
+    ) -> None:
+        self._files: Final = files
+        self._memory: Final = memory
+        self._threads: Final = threads
+        self._chunk_bytes: Final = chunk_bytes
+        self._directory: Final = directory
+
+    def read(
+        self,
+        hour: datetime,
+        *,
+        now: datetime,
+        lives: Sequence[Life],
+        tables: Mapping[str, PlanTable],
+        since: datetime | None = None,
+    ) -> HourUsage:
+        """Everything that has arrived of an hour."""
+        import duckdb  # noqa: PLC0415  # the other functions' bundle does without
+
+        files, new = _files_of(self._files, hour, now, since)
+        with tempfile.TemporaryDirectory(prefix="meter-", dir=self._directory) as name:
+            directory = Path(name)
+            connection = duckdb.connect(
+                config={
+                    "memory_limit": self._memory,
+                    "threads": self._threads,
+                    "temp_directory": str(directory / "spilled"),
+                    "preserve_insertion_order": False,
+                    "autoinstall_known_extensions": False,
+                    "autoload_known_extensions": False,
+                }
+            )
+            try:
+                reading = _Reading(connection, directory, self._files, hour)
+                for chunk in self._chunks(files):
+                    reading.take(chunk, new)
+                return reading.judge(lives, tables)
+            finally:
+                connection.close()
+
+    def _chunks(self, files: Iterable[LogFile]) -> Iterator[list[LogFile]]:
+        chunk: list[LogFile] = []
+        for file in files:
+            if chunk and sum(one.size for one in chunk) + file.size > self._chunk_bytes:
+                yield chunk
+                chunk = []
+            chunk.append(file)
+        if chunk:
+            yield chunk
+
+
+_COLUMNS: Final = ", ".join(LINES)
+_PER_PART: Final = 4_000_000
+"""Lines among which repetitions are looked for at a time: their hashes fit into memory."""
+
+
+class _Reading:
+    """One hour in one database."""
+
+    def __init__(self, connection: DuckDBPyConnection, directory: Path, files: LogFiles, hour: datetime) -> None:
+        self._connection = connection
+        self._directory = directory
+        self._files = files
+        self._hour = hour
+        self._also: set[datetime] = set()
+        self._quarantined = 0
+        self._chunks = 0
+        (directory / "typed").mkdir()
+
+    def take(self, chunk: Sequence[LogFile], new: set[str]) -> None:
+        """Keep the hour's lines of some files in typed columns."""
+        raw = self._directory / "raw"
+        raw.mkdir()
+        paths: dict[str, list[str]] = {"gzip": [], "none": []}
+        names: dict[str, str] = {}
+        for number, file in enumerate(chunk):
+            path = raw / str(number)
+            self._files.fetch(file.name, path)
+            with path.open("rb") as content:
+                paths["gzip" if content.read(2) == b"\x1f\x8b" else "none"].append(str(path))
+            names[str(path)] = file.name
+        for compression, found in paths.items():
+            if found:
+                self._chunks += 1
+                self._type(json_source(found, compression=compression), names, new)
+        shutil.rmtree(raw)
+
+    def _type(self, source: str, names: Mapping[str, str], new: set[str]) -> None:
+        target = self._directory / "typed" / f"{self._chunks}.parquet"
+        self._run(f"COPY ({typed_lines(source)}) TO '{target}' (FORMAT parquet)")
+        told = self._run(
+            f"SELECT filename, CASE WHEN extended_request_id IS NOT NULL THEN hour END AS hour, COUNT(*) "
+            f"FROM read_parquet('{target}') GROUP BY ALL"
+        )
+        for path, hour_ms, _ in told:
+            if names[path] not in new:
+                continue
+            if hour_ms is None:
+                self._quarantined += _quarantine(self._files, names[path], Path(path).read_bytes())
+            else:
+                self._also.add(_EPOCH + timedelta(milliseconds=hour_ms))
+
+    def judge(self, lives: Sequence[Life], tables: Mapping[str, PlanTable]) -> HourUsage:
+        """What the hour's lines come to."""
+        sums = _Sums()
+        if self._chunks:
+            self._distinct()
+            self._attribute(lives)
+            self._count_strangers(tables, sums)
+            for agreement, earliest in self._run(
+                "SELECT agreement, MIN(request_time_ms) FROM attributed WHERE agreement IS NOT NULL GROUP BY agreement"
+            ):
+                sums.earliest[agreement] = earliest
+            for plan, table in tables.items():
+                self._judge_plan(plan, table, sums)
+        closed = ClosedHour(hour=self._hour, lines=dict(sums.lines), quarantined=self._quarantined)
+        return HourUsage(closed=closed, usage=sums.usage(), also=frozenset(self._also - {self._hour}))
+
+    def _distinct(self) -> None:
+        """Each line once. Equal ids have equal hashes, so only lines whose hash comes twice are compared by id."""
+        typed = self._directory / "typed" / "*.parquet"
+        self._run(
+            f"CREATE VIEW hour_lines AS SELECT {_COLUMNS}, id_hash FROM read_parquet('{typed}') "
+            f"WHERE extended_request_id IS NOT NULL AND hour = {_ms(self._hour)}"
+        )
+        parts = int(self._run("SELECT COUNT(*) FROM hour_lines")[0][0]) // _PER_PART + 1
+        self._run("CREATE TABLE repeated (id_hash UBIGINT)")
+        for part in range(parts):
+            self._run(
+                f"INSERT INTO repeated SELECT id_hash FROM hour_lines WHERE id_hash % {parts} = {part} "
+                "GROUP BY id_hash HAVING COUNT(*) > 1"
+            )
+        self._run(f"CREATE TABLE first (id_hash UBIGINT, {', '.join(f'{n} {kind}' for n, kind in LINES.items())})")
+        for part in range(parts):
+            self._run(
+                f"CREATE OR REPLACE VIEW candidates AS SELECT {_COLUMNS}, id_hash FROM hour_lines "
+                f"SEMI JOIN repeated USING (id_hash) WHERE id_hash % {parts} = {part}"
+            )
+            self._run(
+                f"INSERT INTO first SELECT id_hash, {_COLUMNS} FROM ({first_lines('candidates', also=('id_hash',))})"
+            )
+        self._run(
+            f"CREATE VIEW distinct_lines AS SELECT {_COLUMNS} FROM hour_lines ANTI JOIN repeated USING (id_hash) "
+            f"UNION ALL SELECT {_COLUMNS} FROM first"
+        )
+
+    def _attribute(self, lives: Sequence[Life]) -> None:
+        rows = [
+            {
+                "named": life.agreement,
+                "owner": life.owner,
+                "life_plan": life.plan or None,
+                "life_from": _ms(life.starts_at),
+                "life_to": _ms(life.ends_at),
+            }
+            for life in lives
+            if life.starts_at < self._hour + _HOUR and life.ends_at > self._hour
+        ]
+        texts = dict.fromkeys(("named", "owner", "life_plan"), "varchar")
+        self._load("lives", texts | {"life_from": "bigint", "life_to": "bigint"}, rows)
+        columns = ", ".join(f"l.{name}" for name in LINES if name not in {"agreement", "plan"})
+        refused = ", ".join(f"'{name}'" for name in sorted(REFUSED_BY_GATEWAY))
+        self._run(
+            f"CREATE VIEW attributed AS SELECT {columns}, v.owner AS agreement, l.agreement AS named, "
+            f"coalesce(v.life_plan, l.plan) AS plan, "
+            f"coalesce(l.error_type IN ({refused}), false) AS is_refused FROM distinct_lines AS l LEFT JOIN lives AS v "
+            "ON v.named = l.agreement AND l.request_time_ms >= v.life_from AND l.request_time_ms < v.life_to"
+        )
+
+    def _count_strangers(self, tables: Mapping[str, PlanTable], sums: _Sums) -> None:
+        """Lines that no table judges."""
+        known = ", ".join(f"'{_quoted(plan)}'" for plan in tables) or "''"
+        rows = self._run(
+            "SELECT CASE WHEN plan IS NULL THEN 'skipped' WHEN is_refused THEN 'refused' "
+            "WHEN named IS NULL THEN 'unattributed' WHEN agreement IS NULL THEN 'outside' ELSE 'unmatched' END,"
+            f" COUNT(*) FROM attributed WHERE plan IS NULL OR plan NOT IN ({known}) "
+            "OR (named IS NOT NULL AND agreement IS NULL AND NOT is_refused) GROUP BY ALL"
+        )
+        sums.lines.update(dict(rows))
+
+    def _judge_plan(self, plan: str, table: PlanTable, sums: _Sums) -> None:
+        self._load("routes", ROUTES, route_rows(table))
+        self._load("cells", CELLS, cell_rows(table))
+        self._run(
+            f"CREATE OR REPLACE VIEW lines AS SELECT {_COLUMNS} FROM attributed WHERE plan = '{_quoted(plan)}' "
+            "AND (named IS NULL OR agreement IS NOT NULL OR is_refused)"
+        )
+        cursor = self._connection.execute(usage_query(("agreement", "path")), [plan.partition("@")[0]])
+        while rows := cursor.fetchmany(10_000):
+            for agreement, path, *values in rows:
+                counted = dict(zip(COUNTED, values, strict=False))
+                name = f"{counted['dimension']} {counted['state']}" if counted["dimension"] else str(counted["state"])
+                sums.lines[name] += int(values[-2])
+                if counted["state"] == LineState.BILLABLE and table.channel == MARKETPLACE:
+                    quantity = quantity_of(
+                        int(values[-1]), multiply=Decimal(counted["multiply"]), base_units=int(counted["base_units"])
+                    )
+                    if quantity:
+                        sums.add(agreement, counted["dimension"], path, quantity)
+
+    def _load(self, name: str, schema: Mapping[str, str], rows: Iterable[Mapping[str, object]]) -> None:
+        path = self._directory / f"{name}.json"
+        path.write_text(to_json_lines(rows), encoding="utf-8")
+        columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
+        self._run(
+            f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM "
+            f"read_json('{path}', columns={{{columns}}}, format='newline_delimited')"
+        )
+
+    def _run(self, text: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(text).fetchall()
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

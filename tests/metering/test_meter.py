@@ -1,0 +1,336 @@
+"""The meter from the log to the bill: one agreement, one thing that goes wrong at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from protected import Weakness
+from simulation import Crash, Life, Process, World, check, manifests
+
+from marketplace_constructs.domain.errors import MarketplaceConstructsError
+from marketplace_constructs.domain.metering import LossReason, MeteringRules, Outcome, hour_of
+from marketplace_constructs.domain.product import Metering, Product
+from marketplace_constructs.rehearsal.marketplace import FaultKind, IdenticalResend
+from marketplace_constructs.runtime.metering.ledger import Ledger
+from marketplace_constructs.runtime.metering.meter import rules_of
+from marketplace_constructs.runtime.settings import MeterSettings
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+START = datetime(2026, 11, 20, 10, tzinfo=UTC)
+
+
+class Calm(World):
+    """A world in which nothing happens by itself."""
+
+    def __init__(self, *, at: datetime = START, **rules: Any) -> None:
+        super().__init__(0, is_calm=True)
+        self.clock.set(at)
+        self.versions._versions.clear()
+        self.weights.clear()
+        self.set_weight(self.weight, hour_of(at))
+        self.options = replace(self.options, rules=MeteringRules(**{"sends_zero": False, **rules}))
+        self.lives.clear()
+        self.subscribe(self.market.add_buyer())
+        self.life = self.lives[0]
+        self._main = Process(self, timedelta(0))
+        self.calls = 0
+
+    weight = Decimal(1)
+
+    def use(
+        self, calls: int, *, ago: timedelta = timedelta(0), life: Life | None = None, delivered: bool = True
+    ) -> None:
+        """Calls at one moment, of 1,000 bytes each, in a file of their own."""
+        life = life or self.life
+        at = self.clock.now() - ago
+        lines = []
+        for _ in range(calls):
+            self._count(life.id, "calls", hour_of(at), Fraction(1))
+            self._count(life.id, "data", hour_of(at), Fraction(1, 10))
+            lines.append(self._line(life.id, at, "/v1/nouns", 200, 1_000))
+        self._pending_files.append((self.clock.now(), hour_of(self.clock.now()), b"\n".join(lines)))
+        if delivered:
+            self._deliver()
+
+    def go(self, by: timedelta) -> None:
+        """Let time pass, then meter."""
+        self.clock.advance(by)
+        self._deliver()
+        self._main.meter.run()
+
+    def billed(self, dimension: str = "calls") -> list[tuple[int, int]]:
+        """Hour and quantity of each accepted record."""
+        return [
+            (one.hour.hour, int(one.quantity)) for one in self.market.accepted_records if one.dimension == dimension
+        ]
+
+    def outcomes(self) -> dict[str, tuple[Outcome, LossReason | None]]:
+        return {s.record: (s.outcome, s.reason) for m in manifests(self) for s in m.settlements}
+
+
+@pytest.fixture
+def world() -> Iterator[Calm]:
+    world = Calm()
+    world.go(4 * MINUTE)
+    yield world
+    world.go(27 * HOUR)
+    world.go(MINUTE)
+    check(world)
+
+
+@pytest.mark.protects(Weakness.RAW_ROWS_SENT)
+@pytest.mark.protects(Weakness.TIME_OF_SENDING)
+def test_an_hours_calls_are_one_record_of_that_hour(world: Calm) -> None:
+    world.use(2)
+    world.clock.advance(5 * MINUTE)
+    world.use(1)
+    world.go(66 * MINUTE)
+    assert world.billed() == [(10, 3)]
+    assert world.market.accepted_records[0].timestamp == START + 4 * MINUTE
+    assert world.market.accepted_records[0].accepted_at == START + 75 * MINUTE
+
+
+@pytest.mark.protects(Weakness.RUNNING_TOTAL_BILLED)
+def test_each_hour_is_billed_by_itself_and_late_calls_with_the_next(world: Calm) -> None:
+    world.use(2)
+    world.go(71 * MINUTE)
+    world.use(5, ago=40 * MINUTE)  # of the hour that is closed
+    world.use(1)
+    world.go(HOUR)
+    assert world.billed() == [(10, 2), (11, 6)]
+
+
+@pytest.mark.protects(Weakness.FAILED_CALL_DROPS_USAGE)
+@pytest.mark.parametrize("kind", [FaultKind.THROTTLING, FaultKind.SERVER_ERROR])
+def test_what_fails_is_sent_again_as_it_was(world: Calm, kind: FaultKind) -> None:
+    world.use(2)
+    world.market.faults.add("BatchMeterUsage", kind, times=4)
+    original = world.call
+
+    def call(request: Any, fault: Any) -> Any:
+        return original(request, fault or world.market.faults.take("BatchMeterUsage"))
+
+    world.call = call  # type: ignore[method-assign]
+    for minutes in (71, 5, 5, 5, 5, 5, 5, 5, 20):
+        world.go(minutes * MINUTE)
+    assert world.billed() == [(10, 2)]
+    sent = {repr(call.request["UsageRecords"]) for call in world.market.calls}
+    assert len(sent) <= 2  # the whole batch, and it again
+
+
+@pytest.mark.protects(Weakness.BOOKKEEPING_BILLS_AGAIN)
+@pytest.mark.parametrize("resend", list(IdenticalResend))
+@pytest.mark.parametrize("steps", range(1, 10))
+def test_a_death_after_any_step_bills_once(world: Calm, steps: int, resend: IdenticalResend) -> None:
+    world.market.settings = replace(world.market.settings, identical_resend=resend)
+    world.use(3)
+    left = [steps]
+
+    def step(_: Process, *, crash: bool = True) -> None:
+        left[0] -= crash
+        if crash and left[0] == 0:
+            raise Crash
+
+    world.step = step  # type: ignore[method-assign]
+    world.clock.advance(71 * MINUTE)
+    with pytest.raises(Crash):
+        world._main.meter.run()
+    world._main = Process(world, timedelta(0))
+    world.go(MINUTE)
+    assert world.billed() == [(10, 3)]
+    world.go(HOUR)  # CloudTrail shows what is in doubt
+    assert {outcome for outcome, _ in world.outcomes().values()} == {Outcome.ACCEPTED}
+
+
+@pytest.mark.protects(Weakness.PENDING_NOT_PAGED)
+def test_thousands_of_records_and_two_processes_at_once_bill_each_once() -> None:
+    world = Calm()
+    world.market.settings = replace(world.market.settings, identical_resend=IdenticalResend.DUPLICATE_RECORD)
+    for _ in range(300):
+        world.subscribe(world.market.add_buyer())
+    world.clock.advance(4 * MINUTE)
+    for life in world.lives:
+        world.use(1, life=life, delivered=False)
+    world._deliver()
+    world.clock.advance(71 * MINUTE)
+    twin, overtaken = Process(world, timedelta(0)), [40]
+
+    def step(process: Process, *, crash: bool = True) -> None:
+        del crash
+        overtaken[0] -= 1
+        if overtaken[0] == 0 and process is world._main:
+            twin.meter.run()
+
+    world.step = step  # type: ignore[method-assign]
+    world._main.meter.run()
+    assert sorted(world.billed()) == [(10, 1)] * 301
+    assert not world.market.violations
+
+
+@pytest.mark.protects(Weakness.FAILURE_FOR_EVER)
+def test_what_aws_never_takes_is_given_up_alone(world: Calm) -> None:
+    world.subscribe(world.market.add_buyer())
+    bad = world.lives[1]
+    bad.is_poisoned = True
+    world._pending_facts.clear()
+    for kind in ("REGISTERED", "ACTIVATED"):
+        from marketplace_constructs.domain.agreements import FactKind  # noqa: PLC0415
+
+        world._fact(FactKind[kind], bad, bad.starts_at)
+    world.go(4 * MINUTE)
+    world.use(2)
+    world.use(3, life=bad)
+    world.go(71 * MINUTE)
+    assert world.billed() == [(10, 2)]
+    calls = len(world.market.calls)
+    world.go(10 * MINUTE)
+    assert len(world.market.calls) == calls  # it rests
+    world.go(24 * HOUR)
+    assert (Outcome.LOST, LossReason.REFUSED) in world.outcomes().values()
+    assert world.counted["UsageLost"]
+
+
+@pytest.mark.protects(Weakness.NO_FINAL_FLUSH)
+def test_a_cancellation_is_flushed_within_the_hour_and_others_are_untouched(world: Calm) -> None:
+    world.subscribe(world.market.add_buyer())
+    other = world.lives[1]
+    world.go(4 * MINUTE)
+    world.go(57 * MINUTE - timedelta(seconds=1))  # five past eleven; ten is not closed
+    world.use(2, ago=10 * MINUTE)
+    world.use(3)
+    world.use(4, life=other)
+    world.clock.advance(MINUTE)
+    world.cancel(world.life)
+    ended_at = world.clock.now()
+    for _ in range(12):
+        world.go(5 * MINUTE)
+    ours = [one for one in world.market.accepted_records if one.agreement_id == world.life.id]
+    assert sum(one.quantity for one in ours if one.dimension == "calls") == 5
+    assert all(one.accepted_at < ended_at + HOUR for one in ours)
+    assert not [
+        one for one in world.market.accepted_records if one.agreement_id == other.id and one.hour == START + HOUR
+    ]
+
+
+@pytest.mark.protects(Weakness.MONTH_END_IGNORED)
+def test_a_months_last_usage_is_told_before_six_on_the_first_or_known_to_be_lost() -> None:
+    world = Calm(at=datetime(2026, 11, 30, 22, tzinfo=UTC))
+    world.go(4 * MINUTE)
+    world.use(2)
+    world.go(71 * MINUTE)
+    world.use(1, ago=20 * MINUTE)  # late, with an hour of the month to come
+    world.use(5, ago=2 * MINUTE)
+    world.go(65 * MINUTE)
+    world.use(7, ago=90 * MINUTE)  # too late: November is full
+    world.go(HOUR)
+    assert world.billed() == [(22, 2), (23, 6)]
+    world.go(27 * HOUR)
+    lost = [(one.reason, one.quantity) for m in manifests(world) for one in m.losses if one.series.dimension == "calls"]
+    assert lost == [(LossReason.MONTH_END, 7)]
+    check(world)
+
+
+@pytest.mark.protects(Weakness.FAILURE_WITHOUT_ALARM)
+def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
+    unmatched = world._line(world.life.id, world.clock.now(), "/new", 200, 0)
+    world._pending_files.append((world.clock.now(), START, unmatched))
+    world.go(71 * MINUTE)
+    assert world.counted["LinesUnmatched"] == 1
+    assert not any(m.closed and START in {c.hour for c in m.closed} for m in manifests(world))  # held
+    world.go(19 * HOUR)
+    assert any(START in {c.hour for c in m.closed} for m in manifests(world))  # while AWS still takes it
+    world.set_weight(world.weight, hour_of(world.clock.now()))
+    world._meter_from_elsewhere()
+    world.use(3)
+    world.use(1, ago=HOUR)
+    world.use(1, ago=2 * HOUR)
+    world.go(HOUR)
+    world.go(HOUR)
+    assert world.counted["DuplicateFromElsewhere"] == 1
+
+
+def test_a_natively_metered_product_is_reported_and_nothing_is_sent() -> None:
+    world = Calm()
+    world.options = replace(world.options, product=Product.legacy("abc123"))
+    world.product = world.options.product
+    assert world.product.metering is Metering.NATIVE
+    world._main = Process(world, timedelta(0))
+    world.use(2)
+    world.go(76 * MINUTE)
+    (manifest,) = manifests(world)
+    assert [closed.hour for closed in manifest.closed] == [START]
+    assert not manifest.records
+    assert not world.market.calls
+
+
+def test_where_api_gateway_metered_before_two_whole_hours_lie_between() -> None:
+    world = Calm()
+    world.options = replace(world.options, is_after_native=True)
+    world._main = Process(world, timedelta(0))
+    for _ in range(10):
+        world.use(1)
+        world.go(HOUR)
+    assert min(hour for hour, _ in world.billed()) == 14  # first at eleven; twelve and thirteen lie between
+
+
+def test_fails_when_another_stack_meters_the_product(world: Calm) -> None:
+    world.options = replace(world.options, stack="Other")
+    with pytest.raises(MarketplaceConstructsError, match="MP-LEDGER-02"):
+        Process(world, timedelta(0)).meter.run()
+
+
+def test_the_settings_say_how_aws_wants_to_be_told() -> None:
+    terms = Product.concurrent("abc123", dimensions=Product.legacy("abc123").dimensions)
+    settings = MeterSettings(
+        product_code="abc123",
+        agreement_kind=terms.agreement_kind,
+        pricing_model=terms.pricing_model,
+        metering=terms.metering,
+        metering_region="us-east-1",
+        dimensions="calls,data",
+        stack="Sale",
+        joins="",
+        facts_table="facts",
+        plans_table="plans",
+        tables_bucket="tables",
+        ledger_bucket="ledger",
+        log_bucket="log",
+        log_prefix="access/",
+        decimals=0,
+    )
+    read = MeterSettings.from_environment(settings.to_environment())
+    assert read == settings
+    assert rules_of(read) == MeteringRules(decimals=0)
+
+
+def test_a_twin_that_wakes_up_late_corrects_a_loss(world: Calm) -> None:
+    """One process is told CustomerNotSubscribed, another one, overtaken before that, is heard."""
+    world.use(3)
+    buyer = world.life.agreement.buyer
+    twin = Process(world, timedelta(0))
+    world.clock.advance(71 * MINUTE)
+    world._deliver()
+    is_asleep = [True]
+    original = world.call
+
+    def call(request: Any, fault: Any) -> Any:
+        if is_asleep[0]:
+            is_asleep[0] = False
+            buyer.suspended = True
+            twin.meter.run()
+            assert {outcome for outcome, _ in world.outcomes().values()} == {Outcome.IN_DOUBT}
+            buyer.suspended = False
+        return original(request, fault)
+
+    world.call = call  # type: ignore[method-assign]
+    world._main.meter.run()
+    assert world.billed() == [(10, 3)]
+    assert {outcome for outcome, _ in world.outcomes().values()} == {Outcome.ACCEPTED}
+    assert not Ledger(world.objects, run="x").load().records
