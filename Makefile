@@ -79,6 +79,8 @@ lock: $(UV)  ## pin everything anew
 	@$(LOCK) --universal --python-version 3.11 pyproject.toml --extra rehearsal --group dev -o requirements/dev.txt
 	@$(LOCK) --python-version 3.13 --python-platform aarch64-manylinux2014 \
 	  marketplace_constructs/bundles/functions.in -o marketplace_constructs/bundles/functions.txt
+	@$(LOCK) --universal --python-version 3.11 marketplace_constructs/bundles/meter.in \
+	  -o marketplace_constructs/bundles/meter.txt
 	@$(LOCK) --universal --python-version 3.11 marketplace_constructs/rehearsal/emulator.in \
 	  -o marketplace_constructs/rehearsal/emulator.txt
 

@@ -17,6 +17,7 @@ class BundleHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's c
         sys.path.insert(0, self.root)
         from marketplace_constructs import bundles  # noqa: PLC0415  # only now is it on the path
 
-        target = Path(self.directory) / "bundles" / "functions.zip"
-        bundles.build("functions", target)
-        build_data["force_include"][str(target)] = "marketplace_constructs/bundles/functions.zip"
+        for bundle in bundles.BUNDLES:
+            path = Path(self.directory) / "bundles" / f"{bundle}.zip"
+            bundles.build(bundle, path)
+            build_data["force_include"][str(path)] = f"marketplace_constructs/bundles/{bundle}.zip"

@@ -13,6 +13,7 @@ from marketplace_constructs._version import __version__
 
 if TYPE_CHECKING:
     from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
+    from marketplace_constructs.domain.metering import MeteringRules
     from marketplace_constructs.domain.product import (
         AgreementKind,
         Category,
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
         Product,
     )
     from marketplace_constructs.domain.usage_plan import Period, Quota, Throttle
+    from marketplace_constructs.infrastructure.access_log import AccessLog
     from marketplace_constructs.infrastructure.agreements import Agreements
     from marketplace_constructs.infrastructure.gate import Gate
+    from marketplace_constructs.infrastructure.metering import Meter
     from marketplace_constructs.infrastructure.metering_role import MeteringRole
     from marketplace_constructs.infrastructure.monetization import Monetization
     from marketplace_constructs.infrastructure.onboarding import Onboarding
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from marketplace_constructs.infrastructure.usage_plan import MarketplaceUsagePlan
 
 __all__ = [
+    "AccessLog",
     "AgreementKind",
     "Agreements",
     "Category",
@@ -43,8 +47,10 @@ __all__ = [
     "Gate",
     "MarketplaceConstructsError",
     "MarketplaceUsagePlan",
+    "Meter",
     "Metering",
     "MeteringRole",
+    "MeteringRules",
     "Monetization",
     "Onboarding",
     "Period",
@@ -62,6 +68,7 @@ __all__ = [
 
 _MODULES = {
     "domain.errors": ("MarketplaceConstructsError", "Problem"),
+    "domain.metering": ("MeteringRules",),
     "domain.product": (
         "AgreementKind",
         "Category",
@@ -72,8 +79,10 @@ _MODULES = {
         "Product",
     ),
     "domain.usage_plan": ("Period", "Quota", "Throttle"),
+    "infrastructure.access_log": ("AccessLog",),
     "infrastructure.agreements": ("Agreements",),
     "infrastructure.gate": ("Gate",),
+    "infrastructure.metering": ("Meter",),
     "infrastructure.metering_role": ("MeteringRole",),
     "infrastructure.monetization": ("Monetization",),
     "infrastructure.onboarding": ("Onboarding",),

@@ -130,8 +130,10 @@ class SellableApiStack(cdk.Stack):
             removal_policy=removal_policy,
         )
         self.sale.onboarding.fulfillment_url_output.override_logical_id("FulfillmentUrl")
+        is_logged = self.sale.access_log is not None
         for path, reasons in _AS_IT_SHOULD_BE.items():
-            acknowledge(self._child(path), reasons)
+            as_it_is = {f: why for f, why in reasons.items() if not (is_logged and f is Finding.API_ACCESS_LOG)}
+            acknowledge(self._child(path), as_it_is)
         if self.sale.plans is not None:
             cdk.Validations.of(self.sale.plans).acknowledge(
                 cdk.Acknowledgment(
@@ -144,6 +146,8 @@ class SellableApiStack(cdk.Stack):
                 self.sale.agreements.attention_alarm,
                 self.sale.agreements.dead_letters.alarm,
                 self.sale.subscription_events.dead_letters.alarm,
+                *(() if self.sale.access_log is None else self.sale.access_log.alarms),
+                *(() if self.sale.meter is None else self.sale.meter.alarms),
             ):
                 acknowledge(
                     alarm,
@@ -173,8 +177,19 @@ class SellableApiStack(cdk.Stack):
                 ),
             }
         )
+        of_metering = (
+            {}
+            if sale.access_log is None or sale.meter is None
+            else {
+                "AccessLogBucket": sale.access_log.bucket.bucket_name,
+                "LedgerBucket": sale.meter.ledger_bucket.bucket_name,
+                "MeterDeadLetterQueueUrl": sale.meter.dead_letters.queue.queue_url,
+                "MeterFunction": sale.meter.function.function_name,
+            }
+        )
         return {
             **of_plans,
+            **of_metering,
             "ApiUrl": sale.api_url,
             "ContactsTable": sale.agreements.contacts_table.table_name,
             "DeadLetterQueueUrl": sale.subscription_events.dead_letters.queue.queue_url,

@@ -45,8 +45,8 @@ class Agreements(Construct):
     """The table of facts about agreements, the buyers' contacts, and the reconciliation.
 
     Defines the tables of facts and of contacts (both retained, restorable to any second of the last 35 days),
-    and a function that runs every hour, with dead letters and an alarm, and an alarm on what needs somebody
-    to decide. Facts are only ever added.
+    and a function that runs every hour and after every update of the stack, with dead letters and an alarm, and an
+    alarm on what needs somebody to decide. Facts are only ever added.
 
     Args:
         scope: Where it is defined.
@@ -245,8 +245,9 @@ class Agreements(Construct):
         self.grant_confirm(self.reconciliation, seller)
         # Native metering: a lost product code is put back. Pipeline: one that somebody set is taken off.
         _allow(self.reconciliation, ["apigateway:GET", "apigateway:PATCH"], *self._usage_plan_arns())
-        # What AWS says when it is asked becomes a fact; about a legacy subscription there is nothing to ask.
-        if not self.product.is_legacy or self.product.pricing_model.has_contract:
+        # What AWS says when it is asked becomes a fact; about a legacy subscription there is nothing to ask. So does
+        # the plan that documents give to an agreement from before there were any.
+        if not self.product.is_legacy or self.product.pricing_model.has_contract or self.plans is not None:
             self.grant_record(self.reconciliation)
         if not self.product.is_legacy:
             _allow(self.reconciliation, ["aws-marketplace:DescribeAgreement"], "*")
@@ -258,6 +259,23 @@ class Agreements(Construct):
             schedule=events.Schedule.rate(cdk.Duration.hours(1))
             if self.plans is None
             else events.Schedule.cron(minute="1"),
+            targets=[events_targets.LambdaFunction(self.reconciliation, dead_letter_queue=self.dead_letters.queue)],
+        )
+        events.Rule(
+            self,
+            "Updated",
+            description="Starts the reconciliation when an update of the stack is over",
+            # An update may bring plans, or another usage plan. The gate shuts out whoever has no plan yet, and a key
+            # can join a new usage plan only when the former is gone, which is the last thing that an update does.
+            # Source: EventBridge events reference, AWS CloudFormation events, delivered durably (read 2026-11-22).
+            event_pattern=events.EventPattern(
+                source=["aws.cloudformation"],
+                detail_type=["CloudFormation Stack Status Change"],
+                detail={
+                    "stack-id": [cdk.Stack.of(self).stack_id],
+                    "status-details": {"status": ["UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"]},
+                },
+            ),
             targets=[events_targets.LambdaFunction(self.reconciliation, dead_letter_queue=self.dead_letters.queue)],
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -24,7 +26,10 @@ def runtime_function(
     bounded_by: str,
     when_it_fails: str | None = None,
     settings: Settings | None = None,
+    bundle: bundles.Bundle = "functions",
     memory_size: int = 256,
+    ephemeral_storage_size: cdk.Size | None = None,
+    reserved_concurrency: int | None = None,
     dead_letter_queue: sqs.IQueue | None = None,
     removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
 ) -> lambda_.Function:
@@ -41,7 +46,11 @@ def runtime_function(
         bounded_by: What keeps it from running too often at once; auditors read it.
         when_it_fails: Who notices, where there is no dead-letter queue; auditors read it.
         settings: What the function is told, through its environment.
+        bundle: What its code is.
         memory_size: In MB; the share of a processor grows with it.
+        ephemeral_storage_size: Of ``/tmp``. Left out, 512 MiB.
+        reserved_concurrency: How many may run at once, taken from what the account's other functions have. Left out,
+            nothing is reserved.
         dead_letter_queue: Where asynchronous calls end that failed to the last try.
         removal_policy: What becomes of the log group when it leaves the stack.
     """
@@ -60,23 +69,29 @@ def runtime_function(
     function = lambda_.Function(
         namespace,
         "Function",
-        # The bundle is pure Python, so that the cheaper processor runs it as it is.
+        # The bundles are pure Python, or built for it: the cheaper processor.
         architecture=lambda_.Architecture.ARM_64,
-        code=lambda_.Code.from_asset(str(bundles.bundle_path("functions"))),
+        code=lambda_.Code.from_asset(str(_bundle_path(scope, bundle))),
         dead_letter_queue=dead_letter_queue,
         description=description,
         environment=settings.to_environment() if settings is not None else None,
+        ephemeral_storage_size=ephemeral_storage_size,
         handler=handler,
         log_group=log_group,
         memory_size=memory_size,
+        reserved_concurrent_executions=reserved_concurrency,
         role=role,
         runtime=lambda_.Runtime.PYTHON_3_13,
         timeout=timeout,
         tracing=lambda_.Tracing.ACTIVE,
     )
-    reasons = {
-        Finding.FUNCTION_CONCURRENCY: "a reserve would be taken from the account's other functions, where an account "
-        f"may have 10 in all; bounded by {bounded_by}",
+    reasons = {}
+    if reserved_concurrency is None:
+        reasons[Finding.FUNCTION_CONCURRENCY] = (
+            "a reserve would be taken from the account's other functions, where an account may have 10 in all; "
+            f"bounded by {bounded_by}"
+        )
+    reasons |= {
         Finding.FUNCTION_IN_NETWORK: "it calls AWS's public endpoints alone, which a network would have to be opened "
         "to again; bounded by its role",
         Finding.FUNCTION_REDUNDANT_DEPENDENCY: "the CDK has it wait for its role's policy, and names the role too",
@@ -91,3 +106,8 @@ def runtime_function(
         reasons[Finding.FUNCTION_DEAD_LETTERS] = when_it_fails
     acknowledge(function, reasons)
     return function
+
+
+def _bundle_path(scope: Construct, bundle: bundles.Bundle) -> Path:
+    is_here = bundle != "functions" and scope.node.try_get_context(bundles.CONTEXT) == "this-machine"
+    return bundles.bundle_path(bundle, bundles.this_machine() if is_here else bundles.LAMBDA)

@@ -1,4 +1,4 @@
-"""Plans that documents describe: a usage plan of each, and the record of which table of a plan held when."""
+"""Plans: a usage plan of each, and the record of which table of a plan held when."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from constructs import Construct, IConstruct
 
 from marketplace_constructs.domain.errors import Problem
 from marketplace_constructs.domain.finding import Finding, FindingType
+from marketplace_constructs.domain.plan_table import NO_LIMIT, Cell, Interval, LineState, PlanTable, RouteAccess
+from marketplace_constructs.domain.plan_versions import EVERY_CALL
+from marketplace_constructs.domain.product import Product
 from marketplace_constructs.domain.usage_plan import MAX_METHOD_THROTTLES, Period, Quota, Throttle
 from marketplace_constructs.infrastructure.acknowledgements import Finding as Audit
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcards
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.monetization import Monetization, checked_at, error_problems, finding_text
-from marketplace_constructs.infrastructure.routes import declared_routes, policy_routes, unknown_routes
+from marketplace_constructs.infrastructure.routes import declared_routes, guarded_routes, policy_routes, unknown_routes
 from marketplace_constructs.infrastructure.table import sale_table
 from marketplace_constructs.infrastructure.tokens import validate_at_synthesis
 from marketplace_constructs.infrastructure.usage_plan import MarketplaceUsagePlan, throttle_key
@@ -35,60 +38,38 @@ if TYPE_CHECKING:
 
 RESOURCE_TYPE: Final = "Custom::MarketplacePlans"
 TABLES_PREFIX: Final = "plan-tables/"
+_SID: Final = "EveryCall"
 _MAX_TABLES_CHARACTERS: Final = 100_000
 """Of all tables together: CloudFormation hands the function what it deployed last besides, in one asynchronous call,
 which may hold 256 KB. Source: AWS Lambda developer guide, quotas (read 2026-11-21)."""
 
 
 class Plans(Construct):
-    """The plans that a product is sold by.
+    """The plans that a product is sold by, and the record of which table of a plan held when.
 
-    Defines a usage plan of each plan document, named ``id@version``; the table in which the gate and the functions
-    that change access look up which version of a plan holds (retained, restorable to any second of the last 35
-    days); the bucket that keeps each version's table for as long as a bill may be asked about (retained whatever
-    ``removal_policy`` says); and the custom resource ``Custom::MarketplacePlans``, which records what is deployed.
-
-    When the app is complete, the linter sees the documents against the API's own routes. Its errors refuse the
-    synthesis, its warnings are attached to this, as ``marketplace-constructs:MON202``.
+    Defines the table in which the gate and the functions that change access look up which version of a plan holds
+    (retained, restorable to any second of the last 35 days); the bucket that keeps each version's table for as long as
+    a bill may be asked about (retained whatever ``removal_policy`` says); and the custom resource
+    ``Custom::MarketplacePlans``, which records what is deployed.
 
     Args:
         scope: Where it is defined, in the stack of the API.
-        construct_id: Its id; a change replaces everything, and every key would have to be put into a new plan.
-        monetization: The documents.
-        api: The API that is sold, defined in the same stack.
-        stage: The stage that buyers call, whose name is known at synthesis.
-        free_routes: Routes that anybody may call without a key.
+        construct_id: Its id; a change replaces everything.
         removal_policy: What becomes of the table and the logs when they leave the stack.
-
-    Raises:
-        RuntimeError: At synthesis, MP-MONETIZATION-06 to MP-MONETIZATION-09, and the linter's errors.
     """
 
-    def __init__(
-        self,
-        scope: Construct,
-        construct_id: str,
-        *,
-        monetization: Monetization,
-        api: apigateway.IRestApi,
-        stage: apigateway.Stage,
-        free_routes: Sequence[str] = (),
-        removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
-    ) -> None:
+    usage_plans: Mapping[str, MarketplaceUsagePlan]
+    """Each plan's usage plan, by ``id@version``."""
+    default: MarketplaceUsagePlan
+    """What a buyer's key is put into whom no other plan is assigned to."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, removal_policy: cdk.RemovalPolicy) -> None:
         super().__init__(scope, construct_id)
-        self.monetization = monetization
-        self._compiled = _Compiled(monetization, api, stage, tuple(free_routes))
-        self.usage_plans = {
-            plan.reference: self._usage_plan(plan, api, stage, removal_policy) for plan in monetization.plan_documents
-        }
-        """Each plan's usage plan, by ``id@version``."""
-        self.default = self.usage_plans[monetization.default_plan.reference]
-        """What a buyer's key is put into whom no other plan is assigned to."""
+        self._removal_policy = removal_policy
         self.table = sale_table(
             self, "Table", partition_key="plan", sort_key="holds_from", removal_policy=removal_policy
         )
         self.tables_bucket = self._bucket()
-        self._record(removal_policy)
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let somebody look up which version of a plan holds."""
@@ -96,31 +77,15 @@ class Plans(Construct):
 
     def grant_read_tables(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let somebody read the plans' tables, by which lines of the log are judged."""
-        return iam.Grant.add_to_principal(grantee=grantee, actions=["s3:GetObject"], resource_arns=[self._tables_arn()])
+        return iam.Grant.add_to_principal(grantee=grantee, actions=["s3:GetObject"], resource_arns=[self.tables_arn()])
+
+    def tables_arn(self) -> str:
+        """What ``grant_read_tables`` is about."""
+        return self.tables_bucket.arn_for_objects(f"{TABLES_PREFIX}*")
 
     def allowed_routes(self) -> frozenset[str]:
         """The routes that the default plan allows, such as ``GET /v1/x``, as far as they are known by now."""
-        expansion = self._compiled.expansions().get(self.monetization.default_plan.reference)
-        allowed = () if expansion is None else expansion.table.allowed
-        return frozenset(f"{method} {path}" for method, path in allowed)
-
-    def _usage_plan(
-        self, plan: Plan, api: apigateway.IRestApi, stage: apigateway.Stage, removal_policy: cdk.RemovalPolicy
-    ) -> MarketplaceUsagePlan:
-        usage_plan = MarketplaceUsagePlan(
-            self,
-            plan.reference,
-            api=api,
-            stage=stage,
-            product=self.monetization.product,
-            throttle=self._compiled.throttle(plan),
-            quota=None if plan.quota is None else Quota(limit=plan.quota.limit, period=Period[plan.quota.period.name]),
-            usage_plan_name=f"{plan.product} {plan.reference}",
-            is_billed=plan.channel.value == "Marketplace",
-            removal_policy=removal_policy,
-        )
-        usage_plan.limit_methods(cdk.Lazy.uncached_any(_MethodThrottles(self._compiled, plan)))
-        return usage_plan
+        raise NotImplementedError
 
     def _bucket(self) -> s3.Bucket:
         bucket = s3.Bucket(
@@ -150,7 +115,12 @@ class Plans(Construct):
         )
         return bucket
 
-    def _record(self, removal_policy: cdk.RemovalPolicy) -> None:
+    def _record(self, plans: Sequence[Mapping[str, str]]) -> cdk.CustomResource:
+        """Have the deployment record plans.
+
+        Args:
+            plans: As ``runtime.plans`` takes them.
+        """
         function = runtime_function(
             self,
             "Function",
@@ -160,32 +130,72 @@ class Plans(Construct):
             bounded_by="the stack's own operations, one at a time",
             when_it_fails="CloudFormation waits for the answer, and fails the operation where there is none",
             settings=PlansSettings(plans_table=self.table.table_name, tables_bucket=self.tables_bucket.bucket_name),
-            removal_policy=removal_policy,
+            removal_policy=self._removal_policy,
         )
         self.table.grant(function, "dynamodb:PutItem", "dynamodb:Scan")
-        iam.Grant.add_to_principal(grantee=function, actions=["s3:PutObject"], resource_arns=[self._tables_arn()])
+        iam.Grant.add_to_principal(grantee=function, actions=["s3:PutObject"], resource_arns=[self.tables_arn()])
         role = function.role
         assert role is not None
         acknowledge_wildcards(
-            role, {self._tables_arn(): "tables are named by their digest; it may write them, once each, and no more"}
+            role, {self.tables_arn(): "tables are named by their digest; it may write them, once each, and no more"}
         )
-        resource = cdk.CustomResource(
+        return cdk.CustomResource(
             self,
             "Versions",
             resource_type=RESOURCE_TYPE,
             service_token=function.function_arn,
-            properties={
-                "Plans": [
-                    {
-                        "Plan": plan.reference,
-                        "UsagePlanId": self.usage_plans[plan.reference].usage_plan_id,
-                        "AssignTo": _assign_to(plan.assign_to),
-                        "EffectiveFrom": _effective_from(plan),
-                        "Table": cdk.Lazy.uncached_string(_Table(self._compiled, plan)),
-                    }
-                    for plan in self.monetization.plan_documents
-                ]
-            },
+            properties={"Plans": [dict(plan) for plan in plans]},
+        )
+
+
+class DocumentedPlans(Plans):
+    """Plans that documents describe.
+
+    Defines a usage plan of each plan document besides, named ``id@version``.
+
+    When the app is complete, the linter sees the documents against the API's own routes. Its errors refuse the
+    synthesis, its warnings are attached to this, as ``marketplace-constructs:MON202``.
+
+    Args:
+        scope: Where it is defined, in the stack of the API.
+        construct_id: Its id; a change replaces everything, and every key would have to be put into a new plan.
+        monetization: The documents.
+        api: The API that is sold, defined in the same stack.
+        stage: The stage that buyers call, whose name is known at synthesis.
+        free_routes: Routes that anybody may call without a key.
+        removal_policy: What becomes of the table and the logs when they leave the stack.
+
+    Raises:
+        RuntimeError: At synthesis, MP-MONETIZATION-06 to MP-MONETIZATION-09, and the linter's errors.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        monetization: Monetization,
+        api: apigateway.IRestApi,
+        stage: apigateway.Stage,
+        free_routes: Sequence[str] = (),
+        removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
+    ) -> None:
+        super().__init__(scope, construct_id, removal_policy=removal_policy)
+        self.monetization = monetization
+        self._compiled = _Compiled(monetization, api, stage, tuple(free_routes))
+        self.usage_plans = {plan.reference: self._usage_plan(plan, api, stage) for plan in monetization.plan_documents}
+        self.default = self.usage_plans[monetization.default_plan.reference]
+        resource = self._record(
+            [
+                {
+                    "Plan": plan.reference,
+                    "UsagePlanId": self.usage_plans[plan.reference].usage_plan_id,
+                    "AssignTo": _assign_to(plan.assign_to),
+                    "EffectiveFrom": _effective_from(plan),
+                    "Table": cdk.Lazy.uncached_string(_Table(self._compiled, plan)),
+                }
+                for plan in monetization.plan_documents
+            ]
         )
         leaf = resource.node.default_child
         assert leaf is not None
@@ -193,8 +203,111 @@ class Plans(Construct):
         cdk.Aspects.of(leaf).add(_WarnWhenComplete(self, self._compiled), priority=cdk.AspectPriority.READONLY)
         validate_at_synthesis(self, lambda: list(self._compiled.problems()))
 
-    def _tables_arn(self) -> str:
-        return self.tables_bucket.arn_for_objects(f"{TABLES_PREFIX}*")
+    def allowed_routes(self) -> frozenset[str]:
+        """The routes that the default plan allows, such as ``GET /v1/x``, as far as they are known by now."""
+        expansion = self._compiled.expansions().get(self.monetization.default_plan.reference)
+        allowed = () if expansion is None else expansion.table.allowed
+        return frozenset(f"{method} {path}" for method, path in allowed)
+
+    def _usage_plan(self, plan: Plan, api: apigateway.IRestApi, stage: apigateway.Stage) -> MarketplaceUsagePlan:
+        usage_plan = MarketplaceUsagePlan(
+            self,
+            plan.reference,
+            api=api,
+            stage=stage,
+            product=self.monetization.product,
+            throttle=self._compiled.throttle(plan),
+            quota=None if plan.quota is None else Quota(limit=plan.quota.limit, period=Period[plan.quota.period.name]),
+            usage_plan_name=f"{plan.product} {plan.reference}",
+            is_billed=plan.channel.value == "Marketplace",
+            removal_policy=self._removal_policy,
+        )
+        usage_plan.limit_methods(cdk.Lazy.uncached_any(_MethodThrottles(self._compiled, plan)))
+        return usage_plan
+
+
+class EveryCall(Plans):
+    """The one plan of a product that is sold without documents: each call that succeeds counts one.
+
+    On every route that is not free, as a Meter without conditions counts.
+
+    Args:
+        scope: Where it is defined, in the stack of the API.
+        construct_id: Its id; a change replaces everything.
+        product: What is sold, with one usage dimension, of the category Requests.
+        usage_plan: The plan that buyers' keys are put into.
+        api: The API that is sold, defined in the same stack.
+        free_routes: Routes that anybody may call without a key.
+        removal_policy: What becomes of the table and the logs when they leave the stack.
+
+    Raises:
+        RuntimeError: At synthesis, MP-SALE-15 and MP-SALE-16.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        product: Product,
+        usage_plan: MarketplaceUsagePlan,
+        api: apigateway.IRestApi,
+        free_routes: Sequence[str] = (),
+        removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
+    ) -> None:
+        super().__init__(scope, construct_id, removal_policy=removal_policy)
+        self._product = product
+        self._api = api
+        self._free_routes = frozenset(free_routes)
+        self.usage_plans = {EVERY_CALL: usage_plan}
+        self.default = usage_plan
+        self._record(
+            [
+                {
+                    "Plan": EVERY_CALL,
+                    "UsagePlanId": usage_plan.usage_plan_id,
+                    "AssignTo": json.dumps("Default"),
+                    "EffectiveFrom": "",
+                    "Table": cdk.Lazy.uncached_string(_TableOfEveryCall(self)),
+                }
+            ]
+        )
+        validate_at_synthesis(self, lambda: list(self._problems()))
+
+    def allowed_routes(self) -> frozenset[str]:
+        """Every route of the API, such as ``GET /v1/x``, as far as they are known by now."""
+        return frozenset(f"{method} {path}" for method, path in self.plan_table().allowed)
+
+    def plan_table(self) -> PlanTable:
+        """The table, as far as the API's routes are known by now."""
+        [dimension] = (dimension.key for dimension in self._product.dimensions if dimension.is_usage)
+        routes = guarded_routes(self._api, self._free_routes)
+        return PlanTable(
+            plan=EVERY_CALL,
+            product=self._product.product_code,
+            segment="buyers",
+            channel="Marketplace",
+            routes=tuple(
+                RouteAccess(method=route.method, path=route.path, is_allowed=True, policy=EVERY_CALL, sid=_SID)
+                for route in routes
+            ),
+            cells=tuple(cell for route in routes for cell in _successes(route, dimension)),
+        )
+
+    def _problems(self) -> Iterator[Problem]:
+        for method in unknown_routes(self._api):
+            yield Problem(
+                "MP-SALE-15",
+                f"method {method}, got a CfnMethod, whose path is not known; expected every route to be known, since "
+                "what is not cannot be billed; define it with add_method on a resource of the API",
+            )
+        size = len(_packed(self.plan_table()))
+        if size > _MAX_TABLES_CHARACTERS:
+            yield Problem(
+                "MP-SALE-16",
+                f"table of the API's routes, got {size:,} characters, compressed; expected at most "
+                f"{_MAX_TABLES_CHARACTERS:,}, as CloudFormation hands it over; sell fewer routes by one API",
+            )
 
 
 class _Compiled:
@@ -265,7 +378,7 @@ class _Compiled:
         expansion = self.expansions().get(plan.reference)
         if expansion is None:
             return ""
-        return base64.b64encode(gzip.compress(expansion.table.to_text().encode(), mtime=0)).decode()
+        return _packed(expansion.table)
 
     def problems(self) -> Iterator[Problem]:
         """All that refuses the synthesis."""
@@ -345,6 +458,38 @@ class _Table:
         return self._compiled.table(self._plan)
 
 
+def _successes(route: Route, dimension: str) -> Iterator[Cell]:
+    """One call for an answer of 200 to 299, none for any other."""
+
+    def cell(state: LineState, status: Interval, sid: str = "") -> Cell:
+        return Cell(
+            method=route.method,
+            path=route.path,
+            dimension=dimension,
+            state=state,
+            policy=EVERY_CALL if sid else "",
+            sid=sid,
+            metric="requests" if sid else "",
+            status=status,
+        )
+
+    yield cell(LineState.FAILED, (0, 200))
+    yield cell(LineState.BILLABLE, (200, 300), _SID)
+    yield cell(LineState.FAILED, (300, NO_LIMIT))
+
+
+@jsii.implements(cdk.IStringProducer)
+class _TableOfEveryCall:
+    """The table of a product without documents, when the API is complete."""
+
+    def __init__(self, plans: EveryCall) -> None:
+        self._plans = plans
+
+    def produce(self, context: cdk.IResolveContext) -> str:
+        del context
+        return _packed(self._plans.plan_table())
+
+
 @jsii.implements(cdk.IAspect)
 class _WarnWhenComplete:
     """Attaches what the linter warns of when the app is complete."""
@@ -360,6 +505,11 @@ class _WarnWhenComplete:
                 cdk.Validations.of(self._plans).add_warning(
                     f"marketplace-constructs:{finding.issue_code}", f"{finding.issue_code}: {finding_text(finding)}"
                 )
+
+
+def _packed(table: PlanTable) -> str:
+    """A table in the characters that a property of a template may have."""
+    return base64.b64encode(gzip.compress(table.to_text().encode(), mtime=0)).decode()
 
 
 def _throttle(throttled: Throttled | None) -> Throttle | None:

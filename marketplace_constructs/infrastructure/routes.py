@@ -107,6 +107,23 @@ def policy_routes(api: apigateway.IRestApi, free_routes: Iterable[str] = ()) -> 
     )
 
 
+def guarded_routes(api: apigateway.IRestApi, free_routes: Iterable[str] = ()) -> tuple[Route, ...]:
+    """The routes that the gate guards, each ``ANY`` written out, sorted by path and method.
+
+    Args:
+        api: Whose methods are known at synthesis; those of a bare CfnMethod are left out.
+        free_routes: Routes that need no key.
+    """
+    document = document_of(api)
+    known = (
+        [route for route, method in methods_of(api) if route is not None and not is_preflight(method)]
+        if document is None
+        else [route for route, operation in operations_of(document) if not is_preflight_operation(route, operation)]
+    )
+    sold = (route.split(" ", 1) for route in set(known) - set(free_routes))
+    return expanded(Route(path=path, method=method) for method, path in sold)
+
+
 def unknown_routes(api: apigateway.IRestApi) -> list[str]:
     """The paths in the construct tree of methods whose route is not known."""
     return [] if document_of(api) is not None else [m.node.path for route, m in methods_of(api) if route is None]

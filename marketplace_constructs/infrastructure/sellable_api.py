@@ -14,10 +14,13 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
-from marketplace_constructs.domain.product import Product
+from marketplace_constructs.domain.metering import MeteringRules
+from marketplace_constructs.domain.product import Category, Product
 from marketplace_constructs.domain.usage_plan import Quota, Throttle, limits_problems
+from marketplace_constructs.infrastructure.access_log import AccessLog, access_log_problems
 from marketplace_constructs.infrastructure.agreements import Agreements, agreements_problems
 from marketplace_constructs.infrastructure.gate import Gate, gate_problems
+from marketplace_constructs.infrastructure.metering import DEFAULT_LINES_PER_HOUR, Meter, meter_problems
 from marketplace_constructs.infrastructure.metering_role import ROLE_NAME, MeteringRole
 from marketplace_constructs.infrastructure.onboarding import (
     DEFAULT_FIREWALL_RATE,
@@ -33,6 +36,7 @@ from marketplace_constructs.infrastructure.usage_plan import MarketplaceUsagePla
 
 if TYPE_CHECKING:
     from aws_cdk import aws_certificatemanager as certificatemanager
+    from aws_cdk import aws_s3 as s3
     from aws_cdk import aws_ses as ses
 
     from marketplace_constructs.infrastructure.monetization import Monetization
@@ -42,11 +46,12 @@ if TYPE_CHECKING:
 class SellableApi(Construct):
     """Sells a REST API of the same stack to buyers who subscribe on AWS Marketplace.
 
-    Defines ``gate``, ``usage_plan`` or, with documents, ``plans``, ``metering_role`` (native metering), ``agreements``,
+    Defines ``gate``, ``usage_plan``, ``plans`` (with documents or pipeline metering), ``metering_role`` (native
+    metering), ``access_log`` and ``meter`` (pipeline metering, or ``report_usage``), ``agreements``,
     ``subscription_events`` and ``onboarding``; each can be used by itself. The API's methods get the key and
-    the gate, also those that are added later. Tables are retained when this is removed; the usage plan, and
-    with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed yet),
-    MP-ONBOARDING-04 (no mail), MP-ONBOARDING-05 (no access log), MP-EVENTS-01 and MP-EVENTS-02 (events do
+    the gate, also those that are added later. Tables, log and ledger are retained when this is removed; the usage plan,
+    and with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed), MP-SALE-21
+    (usage events are not billed), MP-SALE-22 (the meter is new), MP-ONBOARDING-04 (no mail), MP-ONBOARDING-05 (no access log), MP-EVENTS-01 and MP-EVENTS-02 (events do
     not arrive in this Region).
 
     Args:
@@ -88,6 +93,19 @@ class SellableApi(Construct):
             ``cloud_watch_role=True`` does; else synthesis warns.
         metering_role: The account's metering role, ``MeteringRole.from_account(...)`` or that of another
             SellableApi. Left out, native metering defines it here.
+        report_usage: Under native metering, whether to keep an access log and work out usage from it as well, for
+            reports; nothing is sent, and API Gateway goes on to meter. Pipeline metering always does.
+        expected_lines_per_hour: Calls in the busiest hour, 1 to 60,000,000, by which the meter is sized. Left out,
+            400,000.
+        metering_rules: How AWS wants to be told of usage, where that is not documented. Left out, the safe choice of
+            each.
+        access_log_retention: How long lines of the access log are kept, 35 days or more. Left out, 400 days.
+        meter_concurrency: 1 reserves the meter its one run at a time. None reserves nothing, as an account needs that
+            may run only 10 functions at once.
+        ledger_bucket: The product's ledger, where there is one already, as when the stack was deleted and comes back.
+            Left out, it is made here.
+        ledger_retention: How long nobody may change the ledger, 365 days or more. Left out, 400 days.
+        joins_ledger_of: The name of the stack that began ``ledger_bucket``, where this one is another.
         observe_every: How often AWS itself is asked for the state of each agreement, 1 h to 24 h in whole
             hours. Left out, once a day.
         alarm_topic: Told of dead letters. Left out, alarms only show their state.
@@ -95,9 +113,9 @@ class SellableApi(Construct):
 
     Raises:
         MarketplaceConstructsError: All contradictions that show at once, together: MP-SALE-01 to MP-SALE-14,
-            MP-SELLER, MP-PLAN, MP-GATE, MP-ONBOARDING, MP-AGREEMENT.
+            MP-SALE-17, MP-SELLER, MP-PLAN, MP-GATE, MP-ONBOARDING, MP-AGREEMENT, MP-LOG, MP-METER.
         RuntimeError: At synthesis, those that show when the app is complete: MP-GATE, MP-ROLE-01, MP-PLAN-07,
-            MP-MONETIZATION, and the errors of the documents.
+            MP-SALE-15, MP-SALE-16, MP-METER-15, MP-MONETIZATION, and the errors of the documents.
     """
 
     def __init__(
@@ -130,6 +148,14 @@ class SellableApi(Construct):
         certificate: certificatemanager.ICertificate | None = None,
         onboarding_access_log: bool | None = None,
         metering_role: iam.IRole | None = None,
+        report_usage: bool = False,
+        expected_lines_per_hour: int = DEFAULT_LINES_PER_HOUR,
+        metering_rules: MeteringRules | None = None,
+        access_log_retention: cdk.Duration | None = None,
+        meter_concurrency: int | None = 1,
+        ledger_bucket: s3.IBucket | None = None,
+        ledger_retention: cdk.Duration | None = None,
+        joins_ledger_of: str = "",
         observe_every: cdk.Duration | None = None,
         alarm_topic: sns.ITopic | None = None,
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
@@ -157,6 +183,19 @@ class SellableApi(Construct):
                     usage_plan_name=usage_plan_name,
                 ),
                 *_role_problems(product if monetization is None else monetization.product, metering_role),
+                *_metering_problems(
+                    product if monetization is None else monetization.product,
+                    stage,
+                    has_documents=monetization is not None,
+                    report_usage=report_usage,
+                    retention=access_log_retention,
+                ),
+                *meter_problems(
+                    expected_lines_per_hour,
+                    ledger_retention,
+                    has_ledger=ledger_bucket is not None,
+                    joins=joins_ledger_of,
+                ),
                 *seller.problems(),
                 *limits_problems(throttle, quota, method_throttles or {}),
                 *gate_problems(free_routes, gate_cache_ttl or cdk.Duration.seconds(60)),
@@ -191,8 +230,8 @@ class SellableApi(Construct):
             else gate
         )
         self.gate.guard_api(api, deployment=deployment)
-        self.plans = None if monetization is None else self._plans(monetization, removal_policy)
-        """The plans that documents describe."""
+        self.plans: Plans | None = None if monetization is None else self._plans(monetization, removal_policy)
+        """The plans that documents describe; without documents, under pipeline metering, the one of every call."""
         self.usage_plan = (
             MarketplaceUsagePlan(
                 self,
@@ -210,6 +249,9 @@ class SellableApi(Construct):
             else self.plans.default
         )
         """The usage plan that buyers' keys are put into; of several, the default."""
+        is_metered = _is_metered(product, has_documents=monetization is not None, report_usage=report_usage)
+        if is_metered and self.plans is None:
+            self.plans = self._every_call(removal_policy)
         self.metering_role = metering_role
         if product.is_native and metering_role is None:
             self.metering_role = MeteringRole(self, "MeteringRole")
@@ -250,20 +292,58 @@ class SellableApi(Construct):
         )
         self.fulfillment_url = self.onboarding.fulfillment_url
         """The address that the listing names."""
-        if not product.is_native and product.pricing_model.has_usage:
+        self.access_log: AccessLog | None = None
+        """The lines that the bill rests on; None under native metering alone."""
+        self.meter: Meter | None = None
+        """What tells AWS Marketplace what was used; under native metering it only works it out."""
+        if is_metered:
+            assert self.plans is not None
+            self.access_log = AccessLog(
+                self,
+                "AccessLog",
+                stage=stage,
+                retention=access_log_retention,
+                alarm_topic=alarm_topic,
+                removal_policy=removal_policy,
+            )
+            self._take_in_usage_events(monetization)
+            self.meter = Meter(
+                self,
+                "Meter",
+                agreements=self.agreements,
+                plans=self.plans,
+                access_log=self.access_log,
+                expected_lines_per_hour=expected_lines_per_hour,
+                rules=metering_rules,
+                reserved_concurrency=meter_concurrency,
+                ledger_bucket=ledger_bucket,
+                ledger_retention=ledger_retention,
+                joins=joins_ledger_of,
+                alarm_topic=alarm_topic,
+                removal_policy=removal_policy,
+            )
+            if not product.is_native:
+                cdk.Validations.of(self).add_warning(
+                    "marketplace-constructs:MP-SALE-22",
+                    f"MP-SALE-22: usage of product {product.product_code} is billed by this library's own meter, got a "
+                    "meter that no rehearsal has yet seen bill from the first call to the last record; expected "
+                    "proof; hold its ledger (sellable meter show) against a count of your own before you publish the "
+                    "listing, then acknowledge this",
+                )
+        elif not product.is_native and product.pricing_model.has_usage:
             cdk.Validations.of(self).add_warning(
                 "marketplace-constructs:MP-SALE-20",
-                f"MP-SALE-20: usage of product {product.product_code} is not billed: got pipeline metering, "
-                "which this version does not have yet; expected native metering, or a meter of your own "
-                "that calls BatchMeterUsage; do not publish the listing on this version alone, or "
-                "acknowledge this",
+                f"MP-SALE-20: usage of product {product.product_code} is not billed: got {_usage_dimensions(product)} "
+                "and no documents that say what counts; expected one dimension of the category Requests, which every "
+                "call counts in, or monetization=; give SellableApi the documents, or call BatchMeterUsage yourself "
+                "and acknowledge this",
             )
 
     def _plans(self, monetization: Monetization, removal_policy: cdk.RemovalPolicy) -> Plans:
         # Whoever sells without documents does not pay for what reads them.
-        from marketplace_constructs.infrastructure.plans import Plans  # noqa: PLC0415
+        from marketplace_constructs.infrastructure.plans import DocumentedPlans  # noqa: PLC0415
 
-        plans = Plans(
+        plans = DocumentedPlans(
             self,
             "Plans",
             monetization=monetization,
@@ -274,6 +354,37 @@ class SellableApi(Construct):
         )
         self.gate.decide_by(plans.table)
         return plans
+
+    def _every_call(self, removal_policy: cdk.RemovalPolicy) -> Plans:
+        from marketplace_constructs.infrastructure.plans import EveryCall  # noqa: PLC0415  # as above
+
+        plans = EveryCall(
+            self,
+            "Plans",
+            product=self.product,
+            usage_plan=self.usage_plan,
+            api=self.api,
+            free_routes=self.gate.free_routes,
+            removal_policy=removal_policy,
+        )
+        self.gate.decide_by(plans.table)
+        return plans
+
+    def _take_in_usage_events(self, monetization: Monetization | None) -> None:
+        """Open a bus where documents declare usage events."""
+        document = None if monetization is None else monetization.pool.product
+        names = [] if document is None else sorted(document.document.events)
+        if not names:
+            return
+        assert self.access_log is not None
+        self.access_log.add_usage_events(names)
+        cdk.Validations.of(self).add_warning(
+            "marketplace-constructs:MP-SALE-21",
+            f"MP-SALE-21: usage events {', '.join(names)} of product {self.product.product_code} are not billed: got "
+            "Events in the product's document, which this version takes in and keeps, but does not count; expected "
+            "Meters of calls alone; call BatchMeterUsage yourself for a dimension that no call counts in, and "
+            "acknowledge this",
+        )
 
     def grant_read_agreements(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let somebody list and show agreements: their facts, not their contacts."""
@@ -436,6 +547,38 @@ def _plan_problems(monetization: Monetization | None, **limits: object) -> Itera
             f"monetization, got it together with {', '.join(given)}; expected the limits in the plans; write Throttle, "
             "Quota and Limit into the documents, and remove them here",
         )
+
+
+def _usage_dimensions(product: Product) -> str:
+    keys = [dimension.key for dimension in product.dimensions if dimension.is_usage]
+    return f"the usage dimensions {', '.join(keys)}" if keys else "no usage dimension"
+
+
+def _is_metered(product: Product, *, has_documents: bool, report_usage: bool) -> bool:
+    """Whether there is a log, and something that says what each line of it counts."""
+    usage = [dimension for dimension in product.dimensions if dimension.is_usage]
+    is_known = has_documents or [dimension.category for dimension in usage] == [Category.REQUESTS]
+    return product.pricing_model.has_usage and is_known and (report_usage or not product.is_native)
+
+
+def _metering_problems(
+    product: Product | None,
+    stage: apigateway.Stage | None,
+    *,
+    has_documents: bool,
+    report_usage: bool,
+    retention: cdk.Duration | None,
+) -> Iterator[Problem]:
+    if product is None or stage is None:
+        return
+    if report_usage and not product.is_native:
+        yield Problem(
+            "MP-SALE-17",
+            f"report_usage, got it for product {product.product_code} with pipeline metering; expected it with native "
+            "metering only, since the pipeline reports what it bills; remove it",
+        )
+    if _is_metered(product, has_documents=has_documents, report_usage=report_usage):
+        yield from access_log_problems(stage, retention)
 
 
 def _role_problems(product: Product | None, metering_role: iam.IRole | None) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import marketplace_constructs
+from marketplace_constructs import bundles
 from marketplace_constructs.bundles import cache_directory
 from marketplace_constructs.rehearsal.emulator import ACCOUNT, REGION, LocalAws
 from marketplace_constructs.rehearsal.errors import CouldNotRehearse
@@ -86,6 +87,15 @@ class DeployedStack:
             for logical_id, resource in self.template["Resources"].items()
             if resource["Type"] == resource_type and logical_id in self.physical_ids
         }
+
+
+def copy_app(directory: Path, to: Path) -> None:
+    """Copy the sources of an app, without what a synthesis does not read."""
+
+    def unread(_: str, names: list[str]) -> list[str]:
+        return [name for name in names if name.startswith((".", "cdk.out")) or name in _SKIPPED]
+
+    shutil.copytree(directory, to, ignore=unread)
 
 
 def synthesize(directory: Path) -> Path:
@@ -163,13 +173,20 @@ def read_assembly(assembly: Path) -> list[SynthesizedStack]:
     return [_read_stack(assembly, name, stacks[name]) for name in ordered]
 
 
-def deploy(aws: LocalAws, stack: SynthesizedStack) -> DeployedStack:
+def deploy(aws: LocalAws, stack: SynthesizedStack, *, is_update: bool = False) -> DeployedStack:
     """Deploy one stack, with the real code of its functions.
+
+    Args:
+        aws: Where to.
+        stack: What is to be deployed.
+        is_update: Whether the stack is there already.
 
     Raises:
         CouldNotRehearse: MP-REHEARSE-12, CloudFormation refuses or rolls back, with the failed resources'
             reasons; MP-REHEARSE-13, a function has other code than its asset.
     """
+    kind = "UPDATE" if is_update else "CREATE"
+    name = f"rehearsal-{time.time_ns()}"
     sent = _upload(aws, stack)
     template, left_out = without_unknown_types(stack.template)
     cloudformation = aws.client("cloudformation")
@@ -179,23 +196,23 @@ def deploy(aws: LocalAws, stack: SynthesizedStack) -> DeployedStack:
     try:
         cloudformation.create_change_set(
             StackName=stack.name,
-            ChangeSetName="rehearsal",
-            ChangeSetType="CREATE",
+            ChangeSetName=name,
+            ChangeSetType=kind,
             TemplateURL=f"{aws.url}/{stack.bucket}/{key}",
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
         )
         change_set = _poll(
-            lambda: cloudformation.describe_change_set(StackName=stack.name, ChangeSetName="rehearsal"),
+            lambda: cloudformation.describe_change_set(StackName=stack.name, ChangeSetName=name),
             lambda answer: not answer["Status"].endswith(("PENDING", "IN_PROGRESS")),
             f"the change set of {stack.name}",
         )
         if change_set["Status"] != "CREATE_COMPLETE":
             raise _refused(stack.name, change_set.get("StatusReason", change_set["Status"]))
-        cloudformation.execute_change_set(StackName=stack.name, ChangeSetName="rehearsal")
+        cloudformation.execute_change_set(StackName=stack.name, ChangeSetName=name)
     except cloudformation.exceptions.ClientError as error:
         raise _refused(stack.name, str(error)) from error
     state = _wait_for_stack(aws, stack.name)
-    if state["StackStatus"] != "CREATE_COMPLETE":
+    if state["StackStatus"] != f"{kind}_COMPLETE":
         raise _refused(stack.name, _failures(aws, stack.name) or state.get("StackStatusReason", state["StackStatus"]))
     resources = [
         resource
@@ -371,7 +388,8 @@ def _context(directory: Path) -> dict[str, Any]:
     # cdk.App() started without the CDK's command line does not read it: the app would run under other flags.
     file = directory / "cdk.json"
     context: dict[str, Any] = json.loads(file.read_text()).get("context", {}) if file.exists() else {}
-    return context
+    # Functions run here, on this machine's processor.
+    return {**context, bundles.CONTEXT: "this-machine"}
 
 
 def _node() -> Path:

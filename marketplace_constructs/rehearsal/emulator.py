@@ -6,6 +6,7 @@ It is never installed beside this package, because it pins a botocore of its own
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -159,6 +161,16 @@ class LocalAws:
         if (service, account) not in self._clients:
             self._clients[service, account] = local_client(service, self.url, account=account)
         return self._clients[service, account]
+
+    def usage_plan_changes(self, key_id: str) -> list[tuple[datetime, str, str]]:
+        """When a key ``joined`` or ``left`` which usage plan, earliest first; real time."""
+        lines = (line.removeprefix("rehearsal ") for line in self.log.read_text(errors="replace").splitlines())
+        told = [json.loads(line) for line in lines if line.startswith('{"usagePlanKey"')]
+        return [
+            (datetime.fromtimestamp(change["at"], UTC), change["usagePlanKey"], change["usagePlanId"])
+            for change in told
+            if change["keyId"] == key_id
+        ]
 
     def set_ahead(self, seconds: float) -> None:
         """Let the functions' clock be so far ahead of real time, from now on."""

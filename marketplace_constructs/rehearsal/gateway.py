@@ -42,6 +42,7 @@ class Call:
             one.
         brought_key: Whether the header x-api-key was there at all.
         authorizer: What the gate said about it.
+        gate_asked: Whether the gate was asked, and its answer kept; else API Gateway had one, or keeps none.
     """
 
     at: datetime
@@ -52,6 +53,7 @@ class Call:
     api_key_id: str | None
     brought_key: bool
     authorizer: Mapping[str, str] = field(default_factory=dict)
+    gate_asked: bool = False
 
     @property
     def is_served(self) -> bool:
@@ -155,6 +157,7 @@ class Gateway:
             api_key_id=str(key) if key else None,
             brought_key=brought_key,
             authorizer=authorizer if isinstance(authorizer, dict) else {},
+            gate_asked=access["gateAsked"] is True,
         )
         with self._lock:
             self._calls.append(call)

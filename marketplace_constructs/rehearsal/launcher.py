@@ -10,7 +10,8 @@ What the emulator (ministack 1.5.33) lacks, and what is supplied here:
   method and resource, as API Gateway does.
 * Access logs: it writes none. Here every answer of a REST API carries the variables that an access log would
   have, as JSON in the header ``x-rehearsal-access``, which the rehearsal's gateway takes off again. A key
-  appears by its id only, and only where the method requires one.
+  appears by its id only, and only where the method requires one. ``gateAsked`` says whether the authorizer's
+  function was called, or its kept answer was taken.
 * TLS: its calls come over plain HTTP on loopback, which a policy that asks for ``aws:SecureTransport`` refuses.
   Here every call counts as one over TLS, because each stands for one.
 * Switching off: a patch that sets a key's ``enabled`` or a method's ``apiKeyRequired`` to ``false`` leaves it
@@ -19,7 +20,12 @@ What the emulator (ministack 1.5.33) lacks, and what is supplied here:
   topics of AWS Marketplace's account are there before any stack is, as they are at AWS, and are subscribed
   to.
 * A secret's ``Ref``: it is the secret's name, which a policy's ``Resource`` does not match. Here it is the ARN, as
-  at AWS. (Stacks are made and deleted here, never updated.)
+  at AWS. (No secret is changed by an update here.)
+* A usage plan's throttles of single methods, where a stack sets them: it keeps them under CloudFormation's names and
+  looks for API Gateway's. Here they bite.
+* One usage plan per stage: it lets a key into several. Here API Gateway's conflict is answered, and the log says at
+  what time a key joined or left a plan.
+* What CloudFormation tells the event bus: nothing. Here each status of a stack is told.
 * What a mail is authorized on: any resource, which a policy that names the sender's identity refuses. Here it is the
   identity of the sending address, as at AWS.
 * A secret's rotation: it moves the labels at once and asks nobody. Here it stages a pending version without a value,
@@ -43,8 +49,8 @@ from pathlib import Path
 from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.core.responses import error_response_json, json_response, request_scope
-from ministack.services import apigateway_v1, secretsmanager, sns
-from ministack.services.cloudformation import provisioners
+from ministack.services import apigateway_v1, cloudformation, eventbridge, secretsmanager, sns
+from ministack.services.cloudformation import changesets, provisioners, stacks
 
 MARKETPLACE_ACCOUNT = "287250355862"
 """Owner of every product's topics. Source: aws-samples/aws-marketplace-serverless-saas-integration, the only
@@ -174,14 +180,81 @@ def supply_rotation() -> None:
     secretsmanager._rotate_secret, secretsmanager._get_secret_value = begin, read_value
 
 
+def supply_method_throttles() -> None:
+    """Let a stack's throttles of single methods be found."""
+    body_of = provisioners._apigw_usage_plan_body
+
+    def body_with_throttles(properties):
+        body = body_of(properties)
+        for stage in body["apiStages"]:
+            stage["throttle"] = {
+                method: provisioners._apigw_throttle(limits) for method, limits in stage["throttle"].items()
+            }
+        return body
+
+    provisioners._apigw_usage_plan_body = body_with_throttles
+
+
+def supply_one_plan_per_stage() -> None:
+    """Let a key be in one usage plan of a stage, and say when it joins and leaves one.
+
+    Source: API Gateway developer guide, usage plans: a key can be associated with one usage plan per stage (read
+    2026-11-22).
+    """
+    join, leave = apigateway_v1._create_usage_plan_key, apigateway_v1._delete_usage_plan_key
+
+    def join_one(plan_id, data):
+        key_id = data.get("keyId", "")
+        plan = apigateway_v1._usage_plans.get(plan_id) or {}
+        for stage in plan.get("apiStages") or []:
+            if apigateway_v1._usage_plans_for_key(key_id, stage["apiId"], stage["stage"]):
+                return apigateway_v1._v1_error("ConflictException", "the key is in a usage plan of the stage", 409)
+        return told("joined", plan_id, key_id, join(plan_id, data))
+
+    def leave_one(plan_id, key_id):
+        return told("left", plan_id, key_id, leave(plan_id, key_id))
+
+    def told(what, plan_id, key_id, answer):
+        line = {"usagePlanKey": what, "usagePlanId": plan_id, "keyId": key_id, "at": time.time()}
+        print(f"rehearsal {json.dumps(line)}", flush=True)  # noqa: T201  # standard output is the log
+        return answer
+
+    apigateway_v1._create_usage_plan_key, apigateway_v1._delete_usage_plan_key = join_one, leave_one
+
+
+def supply_stack_events() -> None:
+    """Let the event bus be told of each status of a stack.
+
+    Source: CloudFormation user guide, stack status change event details (read 2026-11-22).
+    """
+    add = stacks._add_event
+
+    def add_and_tell(stack_id, *arguments, **named):
+        add(stack_id, *arguments, **named)
+        event = cloudformation._stack_events[stack_id][-1]
+        if event["PhysicalResourceId"] == stack_id:
+            status = {"status": event["ResourceStatus"], "status-reason": event["ResourceStatusReason"]}
+            told = {
+                "Source": "aws.cloudformation",
+                "DetailType": "CloudFormation Stack Status Change",
+                "Resources": [stack_id],
+                "Detail": json.dumps({"stack-id": stack_id, "status-details": status}),
+            }
+            eventbridge._put_events({"Entries": [told]}, allow_aws_source=True)
+
+    stacks._add_event = changesets._add_event = add_and_tell
+
+
 def supply_access_variables() -> None:
     """Let every answer say what an access log would say of its call."""
     execute = apigateway_v1._handle_execute_in_scope
+    keep = apigateway_v1._cache_authorizer_result
     authorize = apigateway_v1._authorize_request_v1
     check_api_key = apigateway_v1._check_api_key
 
     async def execute_in_scope(api_id, stage, method, *rest):
         access = {"apiId": api_id, "stage": stage, "httpMethod": method, "resourcePath": "", "authorizer": {}}
+        access["gateAsked"] = False
         _access.set(access)
         status, headers, body = await execute(api_id, stage, method, *rest)
         return status, {**headers, "x-rehearsal-access": json.dumps({**access, "status": status})}, body
@@ -193,6 +266,10 @@ def supply_access_variables() -> None:
         _access.get()["authorizer"] = context or {}
         return error, context
 
+    def keep_and_say_so(*arguments):
+        _access.get()["gateAsked"] = True
+        keep(*arguments)
+
     def check_and_name_api_key(*arguments):
         error, key = check_api_key(*arguments)
         _access.get()["apiKeyId"] = key["id"] if key else None
@@ -201,12 +278,16 @@ def supply_access_variables() -> None:
     apigateway_v1._handle_execute_in_scope = execute_in_scope
     apigateway_v1._authorize_request_v1 = authorize_in_context
     apigateway_v1._check_api_key = check_and_name_api_key
+    apigateway_v1._cache_authorizer_result = keep_and_say_so
 
 
 if __name__ == "__main__":
     end_with_parent()
     supply_access_variables()
     supply_context_identity_sources()
+    supply_method_throttles()
+    supply_one_plan_per_stage()
+    supply_stack_events()
     supply_subscriptions_to_marketplace()
     supply_rotation()
     supply_secret_arns()

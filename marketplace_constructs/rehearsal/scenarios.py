@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
-from marketplace_constructs.domain.agreements import Fact, FactKind
-from marketplace_constructs.domain.plan_versions import PlanVersion, deployed, hour_of
 from marketplace_constructs.domain.product import Metering
-from marketplace_constructs.rehearsal.errors import BrokenPromise
 from marketplace_constructs.rehearsal.journey import Promises, Scenario, require, wait_until
 from marketplace_constructs.rehearsal.native_meter import ROLE_NAME
+from marketplace_constructs.rehearsal.plan_scenarios import plan_change, plans
 from marketplace_constructs.rehearsal.stage import Route, Sale, SaleKind, Stage
 from marketplace_constructs.rehearsal.visit import (
     CONTACT,
@@ -27,24 +22,15 @@ from marketplace_constructs.rehearsal.visit import (
     is_refused,
     is_served,
     is_throttled,
+    open_to,
+    register,
     said,
+    sold_route,
 )
-from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts
-from marketplace_constructs.runtime.plan_versions import DynamoDbPlanVersions
 
 _WRONG_KEY: Final = "x" * 40
 _MOST_IN_A_BURST: Final = 500
 _CLIENT_ERRORS: Final = range(400, 500)
-_SERVER_ERRORS: Final = range(500, 600)
-
-
-def sold_route(stage: Stage, sale: Sale) -> Route:
-    """A route to buy a call of: the example route where it has its price, else the plainest one that has."""
-    priced = [route for route in stage.routes(sale.api_id) if not route.is_open]
-    require(bool(priced), "no route of the API is behind the gate")
-    example = [route for route in priced if str(route) == sale.settings.example_route]
-    plain = sorted(priced, key=lambda route: ("{" in route.path, route.method != "GET", len(route.path)))
-    return (example or plain)[0]
 
 
 def native_sale(stage: Stage, promises: Promises) -> None:
@@ -154,7 +140,7 @@ def bill(promises: Promises, buyer: Visitor) -> None:
             require(not plan.get("productCode"), f"the plan has the product code {plan.get('productCode')!r}")
             sale.meter.report()
             require(billed_to(buyer) == 0, f"{billed_to(buyer)} calls are billed by the wrong meter")
-            notes.append(f"{buyer.served} calls are billed by nobody: this version has no meter for them (MP-SALE-20)")
+            notes.append(f"{buyer.served} calls wait for the meter, which is not played here (MP-SALE-22)")
     with promises.promise("nothing is billed twice, and no rule of AWS is broken"):
         wrong = [violation.what for violation in stage.market.violations]
         require(not wrong, "; ".join(wrong))
@@ -234,132 +220,6 @@ def two_agreements(stage: Stage, promises: Promises) -> None:
         route = sold_route(stage, sale)
         first.call_until_refused(route, first.key)
         require(is_served(answer := second.call(route, second.key)), f"it answers {answer.status}")
-
-
-def plans(stage: Stage, promises: Promises) -> None:
-    """A route is refused under one plan and served under another, and an agreement moves between them with its key."""
-    sale = stage.sale(SaleKind.PLANNED)
-    with _answers_kept(stage, sale, seconds=1):
-        _move_there_and_back(stage, promises, sale)
-
-
-@contextmanager
-def _answers_kept(stage: Stage, sale: Sale, *, seconds: int) -> Iterator[None]:
-    """API Gateway keeps the gate's answers so long; its cache knows nothing of the rehearsal's clock."""
-    gateway = stage.aws.client("apigateway")
-    before = {
-        item["id"]: item["authorizerResultTtlInSeconds"]
-        for item in gateway.get_authorizers(restApiId=sale.api_id)["items"]
-    }
-
-    def keep(times: Mapping[str, int]) -> None:
-        for authorizer_id, ttl in times.items():
-            gateway.update_authorizer(
-                restApiId=sale.api_id,
-                authorizerId=authorizer_id,
-                patchOperations=[{"op": "replace", "path": "/authorizerResultTtlInSeconds", "value": str(ttl)}],
-            )
-
-    keep(dict.fromkeys(before, seconds))
-    try:
-        yield
-    finally:
-        keep(before)
-
-
-def _move_there_and_back(stage: Stage, promises: Promises, sale: Sale) -> None:
-    buyer = Visitor(stage, sale, stage.market.add_buyer())
-    with promises.promise("a buyer has a key that works, under the plan of the documents") as notes:
-        agreement = buyer.subscribe()
-        register(buyer)
-        always = open_to(buyer)
-        former, other, route = _plans_apart(stage, sale, buyer, always)
-        notes.append(f"{former.plan}; {route} is refused under {other.plan}")
-    facts = DynamoDbFacts(stage.aws.client("dynamodb"), sale.settings.facts_table)
-    for old, new in ((former, other), (other, former)):
-        hour = hour_of(stage.clock.now()) + timedelta(hours=1)
-        is_open = str(route) in new.routes
-        with promises.promise(f"{route} is {'refused' if is_open else 'served'} under {old.plan}, asked twice"):
-            for _ in range(2):
-                require(is_refused(answer := buyer.call(route, buyer.key)) is is_open, f"it answers {answer.status}")
-        with promises.promise(f"the agreement is assigned {new.plan} from {hour:%H:%M} on, and nothing changes before"):
-            facts.add(
-                Fact(
-                    id=f"{FactKind.ASSIGNED}#{agreement.id}#{hour.isoformat()}",
-                    kind=FactKind.ASSIGNED,
-                    buyer=buyer.identity,
-                    at=stage.clock.now(),
-                    agreement_id=agreement.id,
-                    plan=new.plan,
-                    takes_effect_at=hour,
-                )
-            )
-            stage.reconcile(sale, buyer.identity)
-            require(is_refused(answer := buyer.call(route, buyer.key)) is is_open, f"it answers {answer.status}")
-        with promises.promise(f"at {hour:%H:%M} the gate goes by {new.plan}"):
-            stage.clock.advance(hour - stage.clock.now())
-            wait_until(
-                lambda is_open=is_open: is_refused(buyer.call(route, buyer.key)) is not is_open or None,  # type: ignore[misc]
-                f"{route} is {'served' if is_open else 'refused'}",
-            )
-        with promises.promise(
-            f"a minute later the same key is in the usage plan of {new.plan}, and in no other"
-        ) as notes:
-            stage.clock.advance(timedelta(minutes=1))
-            notes.append(_moved(buyer, always))
-            members = {plan: _members(stage, plan) for plan in (old.usage_plan_id, new.usage_plan_id)}
-            (key,) = members[new.usage_plan_id] & _keys_of(stage, sale, agreement.id)
-            require(key not in members[old.usage_plan_id], f"it is also in that of {old.plan}")
-            require(is_served(answer := buyer.call(always, buyer.key)), f"{always} answers {answer.status}")
-
-
-def _plans_apart(stage: Stage, sale: Sale, buyer: Visitor, always: Route) -> tuple[PlanVersion, PlanVersion, Route]:
-    """The buyer's plan, another one, and a route that only the former allows; both allow the route ``always``."""
-    dynamodb = stage.aws.client("dynamodb")
-    held = deployed(DynamoDbPlanVersions(dynamodb, sale.settings.plans_table).versions(), stage.clock.now())
-    known = DynamoDbFacts(dynamodb, sale.settings.facts_table).of_buyer(buyer.identity)
-    assigned = [fact.plan for fact in known if fact.kind is FactKind.ASSIGNED]
-    require(len(assigned) == 1 and assigned[0] in held, f"the agreement was assigned {assigned}")
-    former = held[str(assigned[0])]
-    for other in sorted(held.values(), key=lambda version: version.plan):
-        for route in stage.routes(sale.api_id):
-            if not route.is_open and str(always) in other.routes and str(route) in former.routes - other.routes:
-                return former, other, route
-    raise BrokenPromise(f"no plan allows {always} and less than {former.plan}")
-
-
-def _moved(buyer: Visitor, route: Route) -> str:
-    """Reconcile while the buyer goes on calling; how that went."""
-    stage = buyer.stage
-    refused: list[float] = []
-    calls = 0
-    is_over = threading.Event()
-
-    def go_on() -> None:
-        nonlocal calls
-        while not is_over.is_set():
-            calls += 1
-            if is_refused(buyer.call(route, buyer.key)):
-                refused.append(time.monotonic())
-
-    with ThreadPoolExecutor(1) as pool:
-        calling = pool.submit(go_on)
-        try:
-            stage.reconcile(buyer.sale, buyer.identity)
-        finally:
-            is_over.set()
-        calling.result()
-    gap = f", over {1000 * (refused[-1] - refused[0]):.0f} ms" if refused else ""
-    return f"{len(refused)} of {calls} calls meanwhile were refused{gap}"
-
-
-def _members(stage: Stage, usage_plan_id: str) -> set[str]:
-    return {key["id"] for key in stage.aws.client("apigateway").get_usage_plan_keys(usagePlanId=usage_plan_id)["items"]}
-
-
-def _keys_of(stage: Stage, sale: Sale, agreement_id: str) -> set[str]:
-    name = f"{sale.settings.key_prefix}{agreement_id}/"
-    return {key["id"] for key in stage.aws.client("apigateway").get_api_keys(nameQuery=name)["items"]}
 
 
 def event_first(stage: Stage, promises: Promises) -> None:
@@ -582,30 +442,6 @@ def routes_without_key(stage: Stage, sale: Sale) -> Iterator[None]:
         require_key("true")
 
 
-def register(buyer: Visitor) -> None:
-    """From the fulfilment URL to the key."""
-    page = buyer.come_from_marketplace()
-    if page.form_asking_for("email") is not None:
-        buyer.give_contact(page)
-    buyer.take_key()
-
-
-def open_to(buyer: Visitor) -> Route:
-    """A sold route, which the buyer's key opens.
-
-    Raises:
-        BrokenPromise: It does not, or whatever decides about it fails.
-    """
-    route = sold_route(buyer.stage, buyer.sale)
-
-    def works() -> bool | None:
-        answer = buyer.call(route, buyer.key)
-        return (is_served(answer) and answer.status not in _SERVER_ERRORS) or None
-
-    wait_until(works, f"{route} is served")
-    return route
-
-
 @contextmanager
 def told(stage: Stage, notes: list[str]) -> Iterator[None]:
     """Whatever Marketplace says meanwhile reaches a queue.
@@ -716,6 +552,9 @@ _ALL: Final = (
         needs=SaleKind.CONCURRENT,
     ),
     Scenario(name="plans", title="an agreement moves to another plan", play=plans, needs=SaleKind.PLANNED),
+    Scenario(
+        name="plan-change", title="the documents of a plan change, and back", play=plan_change, needs=SaleKind.PLANNED
+    ),
     Scenario(name="event-first", title="the activation arrives before the registration", play=event_first),
     Scenario(name="event-last", title="the activation arrives after the registration", play=event_last),
     Scenario(name="event-twice", title="events arrive twice, and late", play=event_twice),

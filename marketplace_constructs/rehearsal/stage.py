@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -225,6 +226,29 @@ class Stage:
                 "expected it to run; see the log of the local AWS with --serve",
             )
 
+    @contextmanager
+    def changed_app(self) -> Iterator[Path]:
+        """A copy of the app's sources, to be changed and deployed with ``update``."""
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / "app"
+            deployment.copy_app(self._directory, copy)
+            yield copy
+
+    def update(self, sale: Sale, directory: Path | None = None) -> None:
+        """Deploy the stack of a sale once more.
+
+        Args:
+            sale: Remains as it is, whatever the update changes.
+            directory: Where another app is that has the stack; left out, as it was deployed first.
+
+        Raises:
+            CouldNotRehearse: As of ``synthesize`` and ``deploy``.
+        """
+        # The app's own sources may have changed since.
+        assembly = self._assembly if directory is None else deployment.synthesize(directory)
+        (stack,) = [stack for stack in deployment.read_assembly(assembly) if stack.name == sale.stack.name]
+        deployment.deploy(self.aws, stack, is_update=True)
+
     def to_json(self) -> dict[str, object]:
         """Every address, id and stack output, for whoever drives the stage from outside."""
         return {
@@ -253,14 +277,14 @@ class Stage:
     def _set_up(self) -> None:
         enter = self._exit.enter_context
         with self._phase("synthesizing"):
-            assembly = deployment.synthesize(self._directory)
+            self._assembly = deployment.synthesize(self._directory)
         with self._phase("starting the local AWS and Marketplace"):
             self.server = enter(MarketplaceServer(self.market, authorize=self._may))
             self.aws = enter(LocalAws(environment=self.server.environment))
             self._delivery = EventDelivery(self.aws)
             self.gateway = enter(Gateway(self.aws.port, clock=self.clock.now))
             self.clock.on_move(self._set_functions_clock)
-        for stack in deployment.read_assembly(assembly):
+        for stack in deployment.read_assembly(self._assembly):
             with self._phase(f"deploying {stack.name} ({len(stack.template['Resources'])} resources)"):
                 self.stacks.append(deployment.deploy(self.aws, stack))
                 self.sales += self._sales_of(self.stacks[-1])

@@ -16,6 +16,7 @@ from marketplace_constructs.rehearsal.stage import Route, Sale, Stage
 TOKEN_FIELD: Final = "x-amzn-marketplace-token"  # noqa: S105  # the field's name
 _REFUSALS: Final = frozenset({401, 403})
 _THROTTLED: Final = 429
+_SERVER_ERRORS: Final = range(500, 600)
 CONTACT: Final = "buyer@example.com"
 _CALLERS: Final = 4
 
@@ -150,6 +151,39 @@ class Visitor:
         if key and is_served(answer):
             with self._lock:
                 self.served += 1
+
+
+def sold_route(stage: Stage, sale: Sale) -> Route:
+    """A route to buy a call of: the example route where it has its price, else the plainest one that has."""
+    priced = [route for route in stage.routes(sale.api_id) if not route.is_open]
+    require(bool(priced), "no route of the API is behind the gate")
+    example = [route for route in priced if str(route) == sale.settings.example_route]
+    plain = sorted(priced, key=lambda route: ("{" in route.path, route.method != "GET", len(route.path)))
+    return (example or plain)[0]
+
+
+def register(buyer: Visitor) -> None:
+    """From the fulfilment URL to the key."""
+    page = buyer.come_from_marketplace()
+    if page.form_asking_for("email") is not None:
+        buyer.give_contact(page)
+    buyer.take_key()
+
+
+def open_to(buyer: Visitor) -> Route:
+    """A sold route, which the buyer's key opens.
+
+    Raises:
+        BrokenPromise: It does not, or whatever decides about it fails.
+    """
+    route = sold_route(buyer.stage, buyer.sale)
+
+    def works() -> bool | None:
+        answer = buyer.call(route, buyer.key)
+        return (is_served(answer) and answer.status not in _SERVER_ERRORS) or None
+
+    wait_until(works, f"{route} is served")
+    return route
 
 
 def is_served(answer: Answer) -> bool:

@@ -87,7 +87,7 @@ def test_reconciliation_runs_every_hour_for_as_long_as_a_function_can(
     legacy: tuple[Template, Agreements],
 ) -> None:
     template, _ = legacy
-    rule = template.only("AWS::Events::Rule")["Properties"]
+    rule = template.only("AWS::Events::Rule", "Hourly")["Properties"]
     assert rule["ScheduleExpression"] == "rate(1 hour)"
     function = template.only("AWS::Lambda::Function")["Properties"]
     assert function["Timeout"] == 900
@@ -96,6 +96,28 @@ def test_reconciliation_runs_every_hour_for_as_long_as_a_function_can(
     [dead_letters] = template.of_type("AWS::SQS::Queue")
     assert function["DeadLetterConfig"] == {"TargetArn": f"${{{dead_letters}.Arn}}"}
     assert rule["Targets"][0]["DeadLetterConfig"] == {"Arn": f"${{{dead_letters}.Arn}}"}
+
+
+def test_reconciliation_runs_when_an_update_of_its_own_stack_is_over(legacy: tuple[Template, Agreements]) -> None:
+    template, _ = legacy
+    rule = template.only("AWS::Events::Rule", "Updated")["Properties"]
+    assert rule["EventPattern"] == {
+        "source": ["aws.cloudformation"],
+        "detail-type": ["CloudFormation Stack Status Change"],
+        "detail": {
+            "stack-id": ["${AWS::StackId}"],
+            # Not while what was replaced is still being removed: a key can be in one usage plan only.
+            "status-details": {"status": ["UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"]},
+        },
+    }
+    [function], [dead_letters] = template.of_type("AWS::Lambda::Function"), template.of_type("AWS::SQS::Queue")
+    [target] = rule["Targets"]
+    assert (target["Arn"], target["DeadLetterConfig"]) == (
+        f"${{{function}.Arn}}",
+        {"Arn": f"${{{dead_letters}.Arn}}"},
+    )
+    permitted = [p["Properties"]["SourceArn"] for p in template.of_type("AWS::Lambda::Permission").values()]
+    assert permitted == [{"Fn::GetAtt": [name, "Arn"]} for name in template.of_type("AWS::Events::Rule")]
 
 
 def test_the_log_is_kept_for_a_year_and_the_calls_are_traced(legacy: tuple[Template, Agreements]) -> None:

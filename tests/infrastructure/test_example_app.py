@@ -68,6 +68,12 @@ def test_an_operator_finds_everything_in_the_outputs(assembly: tuple[Path, str],
     } <= set(outputs)
 
 
+def test_log_ledger_and_meter_are_found_in_the_outputs_where_there_are_any(assembly: tuple[Path, str]) -> None:
+    of_metering = {"AccessLogBucket", "LedgerBucket", "MeterDeadLetterQueueUrl", "MeterFunction"}
+    assert of_metering <= set(template(assembly[0], "ConcurrentSale")["Outputs"])
+    assert not of_metering & set(template(assembly[0], "LegacySale")["Outputs"])
+
+
 def test_plans_are_found_in_the_outputs_where_there_are_several(assembly: tuple[Path, str]) -> None:
     of_plans = {"PlansTable", "PlanTablesBucket", "UsagePlanIds"}
     found = template(assembly[0], "ConcurrentSale")
@@ -103,6 +109,8 @@ def test_the_stacks_of_two_kinds_differ_in_metering(assembly: tuple[Path, str]) 
         "Custom::MarketplaceProductCode",
     }
     assert types["ConcurrentSale"] - types["LegacySale"] == {
+        "AWS::KinesisFirehose::DeliveryStream",
+        "AWS::Logs::LogStream",
         "AWS::S3::Bucket",
         "AWS::S3::BucketPolicy",
         "Custom::MarketplacePlans",

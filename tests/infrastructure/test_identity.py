@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def operation(stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any
 def second_sale(stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any]) -> None:
     product: Product = options["product"]
     shared = {"metering_role": MeteringRole.from_account(stack, "Shared")} if product.is_native else {}
-    # Defined before the first, as a seller may sort them.
+    # A pipeline product has one meter. Defined before the first, as a seller may sort them.
+    product = product if product.is_native else replace(product, product_code="another456")
     options_of_its_own = {"api": small_api(stack, "AnotherApi"), "product": product, "support_contact": "x@example.com"}
     SellableApi(stack, "Another", **options_of_its_own, **shared)
 

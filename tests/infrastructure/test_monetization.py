@@ -274,17 +274,33 @@ def test_access_is_reconciled_when_an_hour_has_begun(several: tuple[Template, Se
     assert rule["ScheduleExpression"] == "cron(1 * * * ? *)"
 
 
+@pytest.mark.parametrize("has_documents", [True, False])
+def test_a_reconciliation_records_plans_even_where_it_has_nothing_to_ask_of_aws(
+    make_app: MakeApp,
+    tmp_path: Path,
+    has_documents: bool,  # noqa: FBT001
+) -> None:
+    stack = cdk.Stack(make_app(), "S")
+    pool = write_pool(tmp_path, product(**NATIVE), policy(dimension="apigateway"), price_list(apigateway="0.001"))
+    sold: dict[str, Any] = {} if has_documents else {"monetization": None, "product": Product.legacy("items123")}
+    sale = sell(stack, small_api(stack), pool, **sold)
+    template = Template(stack)
+    facts = template.actions("ReconciliationRole")[f"${{{template.logical_id(sale.agreements.facts_table)}.Arn}}"]
+    assert facts - {"dynamodb:Query", "dynamodb:Scan"} == ({"dynamodb:PutItem"} if has_documents else set())
+
+
 def test_tables_are_kept_private_encrypted_and_for_good(make_app: MakeApp, tmp_path: Path) -> None:
     stack = cdk.Stack(make_app(), "S")
     sell(stack, small_api(stack), write_pool(tmp_path), removal_policy=cdk.RemovalPolicy.DESTROY)
     template = Template(stack)
-    bucket = template.only("AWS::S3::Bucket")
+    bucket = template.only("AWS::S3::Bucket", "PlansTables")
     assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
     assert bucket["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
     assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
-    [statement] = template.only("AWS::S3::BucketPolicy")["Properties"]["PolicyDocument"]["Statement"]
+    bucket_policy = template.only("AWS::S3::BucketPolicy", "PlansTables")
+    [statement] = bucket_policy["Properties"]["PolicyDocument"]["Statement"]
     assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
-    assert template.only("AWS::S3::BucketPolicy")["DeletionPolicy"] == "Retain"
+    assert bucket_policy["DeletionPolicy"] == "Retain"
     table = template.only("AWS::DynamoDB::Table", "PlansTable")
     assert table["DeletionPolicy"] == "Delete"
     assert table["Properties"]["KeySchema"] == [
@@ -451,11 +467,11 @@ def test_somebody_may_be_let_read_what_lines_are_judged_by(make_app: MakeApp, tm
     stack = cdk.Stack(make_app(), "S")
     sale = sell(stack, small_api(stack), write_pool(tmp_path))
     assert sale.plans is not None
-    role = iam.Role(stack, "Meter", assumed_by=iam.AccountRootPrincipal())
+    role = iam.Role(stack, "Judge", assumed_by=iam.AccountRootPrincipal())
     sale.plans.grant_read_tables(role)
     template = Template(stack)
     bucket = template.logical_id(sale.plans.tables_bucket)
-    assert template.actions("Meter") == {f"${{{bucket}.Arn}}/plan-tables/*": {"s3:GetObject"}}
+    assert template.actions("Judge") == {f"${{{bucket}.Arn}}/plan-tables/*": {"s3:GetObject"}}
 
 
 def test_documents_are_compiled_without_a_network(tmp_path: Path) -> None:

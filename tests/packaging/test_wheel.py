@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
+from marketplace_constructs.bundles import BUNDLES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_carries_bundles_types_and_pages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert "marketplace_constructs/bundles/functions.zip" in names
+    assert {f"marketplace_constructs/bundles/{bundle}.zip" for bundle in BUNDLES} <= names
     assert "marketplace_constructs/py.typed" in names
     assert "marketplace_constructs/rehearsal/emulator.txt" in names
     assert not [name for name in names if name.startswith(("tests/", "stacks/", "docs/"))]
@@ -34,7 +36,7 @@ def test_the_wheel_carries_bundles_types_and_pages(wheel: Path) -> None:
 def test_the_wheels_bundle_is_used_and_never_built(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    code = "from marketplace_constructs import bundles; print(bundles.bundle_path('functions'))"
+    code = "from marketplace_constructs import bundles; print(*map(bundles.bundle_path, bundles.BUNDLES))"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
         capture_output=True,
@@ -42,5 +44,5 @@ def test_the_wheels_bundle_is_used_and_never_built(wheel: Path, tmp_path: Path) 
         check=True,
         env={"MARKETPLACE_CONSTRUCTS_CACHE": str(tmp_path / "no cache")},
     )
-    assert done.stdout.strip() == str(tmp_path / "marketplace_constructs/bundles/functions.zip")
+    assert done.stdout.split() == [str(tmp_path / f"marketplace_constructs/bundles/{b}.zip") for b in BUNDLES]
     assert not (tmp_path / "no cache").exists()

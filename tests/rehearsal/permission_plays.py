@@ -6,6 +6,8 @@ it out, and yet it is an action that failed.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
 import json
 import threading
@@ -17,16 +19,18 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+from marketplace_constructs.rehearsal.errors import BrokenPromise
 from marketplace_constructs.rehearsal.journey import Promises, Scenario, require, wait_until
-from marketplace_constructs.rehearsal.scenarios import bill, open_to, register, set_product_code
+from marketplace_constructs.rehearsal.scenarios import bill, set_product_code
 from marketplace_constructs.rehearsal.stage import Sale, Stage
-from marketplace_constructs.rehearsal.visit import TOKEN_FIELD, Visitor
+from marketplace_constructs.rehearsal.visit import TOKEN_FIELD, Visitor, open_to, register
 from marketplace_constructs.runtime.settings import OnboardingSettings
 
 KEYS_TABLE, FACTS_TABLE, CONTACTS_TABLE = "GateKeys", "AgreementsFacts", "AgreementsContacts"
 API_KEYS, API_KEY = "/apikeys", "/apikeys/*"
 PLAN = "/usageplans/{UsagePlan}"
 MEMBERS, MEMBER = f"{PLAN}/keys", f"{PLAN}/keys/*"
+PLANS_TABLE, PLAN_TABLES = "PlansTable", "{PlansTables}/plan-tables/*"
 SENDER = "identity/orders@example.com"
 SECRET = "OnboardingSigningSecret"
 
@@ -76,7 +80,7 @@ def billed_call(stage: Stage, sale: Sale, promises: Promises) -> None:
 
 
 def session(stage: Stage, sale: Sale, promises: Promises) -> None:
-    # The function keeps the signing secret for five minutes.
+    # The functions keep the signing secret for five minutes, and what holds of the plans for one.
     stage.clock.advance(timedelta(minutes=6))
     bought(stage, sale, promises)
 
@@ -135,6 +139,9 @@ def reopened(stage: Stage, sale: Sale, promises: Promises) -> tuple[Visitor, str
         key = key_id(stage, buyer.key)
         stage.market.cancel(buyer.agreement)
         wait_until(lambda: not is_member(stage, sale, key) or None, "the key is out of the plan")
+        # An end is told more than once, and each notice would shut the key again. What nobody can read stays.
+        with suppress(BrokenPromise):
+            wait_until(lambda: is_quiet(stage, sale) or None, "every event is handled", seconds=5)
     gateway = stage.aws.client("apigateway")
     gateway.update_api_key(apiKey=key, patchOperations=[{"op": "replace", "path": "/enabled", "value": "true"}])
     gateway.create_usage_plan_key(usagePlanId=sale.settings.usage_plan_id, keyId=key, keyType="API_KEY")
@@ -167,6 +174,8 @@ def end(stage: Stage, sale: Sale, promises: Promises) -> None:
     with promises.promise("the key of an agreement that ends is disabled, and out of the plan"):
         key, route = key_id(stage, buyer.key), open_to(buyer)
         assert buyer.agreement is not None
+        # What holds of the plans is read again.
+        stage.clock.advance(timedelta(minutes=2))
         stage.market.cancel(buyer.agreement)
         wait_until(lambda: not is_member(stage, sale, key) or None, "the key is out of the plan")
         buyer.call_until_refused(route, buyer.key)
@@ -288,6 +297,34 @@ def product_code(stage: Stage, sale: Sale, promises: Promises) -> None:
         require(found == sale.terms.product_code, f"it is {found!r}")
 
 
+def recorded_plans(stage: Stage, sale: Sale, promises: Promises) -> None:
+    with promises.promise("a plan that is deployed is recorded, with its table"):
+        deployed = deployed_plans(sale)
+        name = f"rehearsal{stage.clock.now():%Y%m%d%H%M%S}@1"
+        text = gzip.decompress(base64.b64decode(deployed[0]["Table"])).decode()
+        table = text.replace(json.dumps(deployed[0]["Plan"]), json.dumps(name))
+        require(table != text, "the table does not name its plan")
+        nobodys = {
+            "Plan": name,
+            "AssignTo": json.dumps({"Offers": []}),
+            "Table": base64.b64encode(gzip.compress(table.encode())).decode(),
+        }
+        answer = ask(stage, sale, "runtime.plans.handler", {"Plans": [*deployed, {**deployed[0], **nobodys}]})
+        require(answer["Status"] == "SUCCESS", f"it answers {answer['Reason']}")
+        answer = ask(stage, sale, "runtime.plans.handler", {"Plans": deployed})
+        require(answer["Status"] == "SUCCESS", f"it answers {answer['Reason']}")
+
+
+def deployed_plans(sale: Sale) -> list[dict[str, str]]:
+    """What CloudFormation told the function that records plans."""
+    resources = sale.stack.template["Resources"].values()
+    (resource,) = (resource for resource in resources if resource["Type"] == "Custom::MarketplacePlans")
+    return [
+        {**plan, "UsagePlanId": sale.stack.physical_ids[plan["UsagePlanId"]["Ref"]]}
+        for plan in resource["Properties"]["Plans"]
+    ]
+
+
 def refused_product_code(stage: Stage, sale: Sale, promises: Promises) -> None:
     with promises.promise("a product code that cannot be set fails the deployment, once the stack's status was read"):
         # A rollback must not fail; whether this is one, the function asks CloudFormation.
@@ -316,6 +353,11 @@ def reconcile(stage: Stage, sale: Sale, buyer: str | None = None) -> None:
 
 
 def ask_for_product_code(stage: Stage, sale: Sale, plan: str) -> dict[str, str]:
+    return ask(stage, sale, "usage_plan.handler", {"UsagePlanId": plan, "ProductCode": sale.terms.product_code})
+
+
+def ask(stage: Stage, sale: Sale, handler: str, properties: Mapping[str, object]) -> dict[str, str]:
+    """What the function of a custom resource answers CloudFormation."""
     answers: list[dict[str, str]] = []
 
     class Address(BaseHTTPRequestHandler):
@@ -339,10 +381,10 @@ def ask_for_product_code(stage: Stage, sale: Sale, plan: str) -> dict[str, str]:
             "ResponseURL": f"http://127.0.0.1:{server.server_address[1]}/",
             "StackId": stack["StackId"],
             "RequestId": str(uuid.uuid4()),
-            "LogicalResourceId": "ProductCode",
-            "ResourceProperties": {"UsagePlanId": plan, "ProductCode": sale.terms.product_code},
+            "LogicalResourceId": "Asked",
+            "ResourceProperties": properties,
         }
-        invoke(stage, function_of(sale, "usage_plan.handler"), event)
+        invoke(stage, function_of(sale, handler), event)
         thread.join()
     return answers[0]
 
@@ -454,6 +496,14 @@ def leave(stage: Stage, sale: Sale, key: str) -> None:
     stage.aws.client("apigateway").delete_usage_plan_key(usagePlanId=sale.settings.usage_plan_id, keyId=key)
 
 
+def is_quiet(stage: Stage, sale: Sale) -> bool:
+    """Whether no event waits or is being handled."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    queues = (url for name, url in sale.stack.of_type("AWS::SQS::Queue").items() if "DeadLetters" not in name)
+    found = [stage.aws.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names) for url in queues]
+    return not any(int(answer["Attributes"][name]) for answer in found for name in names)
+
+
 def overlapped(stage: Stage, buyer: Visitor) -> str:
     """The id of a key that was replaced an hour ago, when it was given an hour more."""
     old = key_id(stage, buyer.key)
@@ -477,6 +527,10 @@ def has_contract(settings: OnboardingSettings) -> bool:
 
 def has_sender(settings: OnboardingSettings) -> bool:
     return bool(settings.sender)
+
+
+def has_documents(settings: OnboardingSettings) -> bool:
+    return bool(settings.plans_table)
 
 
 def is_native(settings: OnboardingSettings) -> bool:
@@ -510,9 +564,12 @@ PLAYS = (
     ),
     Play(
         name="session",
-        title="a buyer comes when the signing secret is read again",
+        title="a buyer comes when the signing secret, and what holds of the plans, are read again",
         play=session,
-        needs={ONBOARDING: (f"secretsmanager:GetSecretValue {SECRET}",)},
+        needs={
+            ONBOARDING: (f"secretsmanager:GetSecretValue {SECRET}", f"dynamodb:Scan {PLANS_TABLE}"),
+            "GateFunction": (f"dynamodb:Query {PLANS_TABLE}",),
+        },
     ),
     Play(
         name="mail",
@@ -555,6 +612,7 @@ PLAYS = (
                 *(f"dynamodb:{action} {KEYS_TABLE}" for action in ("GetItem", "PutItem")),
                 *(f"apigateway:{action} {API_KEY}" for action in ("GET", "PATCH")),
                 *(f"apigateway:{action} {MEMBER}" for action in ("DELETE", "GET")),
+                f"dynamodb:Scan {PLANS_TABLE}",
             )
         },
     ),
@@ -604,7 +662,7 @@ PLAYS = (
         name="overlap",
         title="a replaced key's overlap is over",
         play=overlap,
-        needs={RECONCILIATION: (f"apigateway:DELETE {API_KEY}",)},
+        needs={RECONCILIATION: (f"apigateway:DELETE {API_KEY}", f"dynamodb:Scan {PLANS_TABLE}")},
     ),
     Play(
         name="lost-key",
@@ -662,5 +720,17 @@ PLAYS = (
         play=refused_product_code,
         needs={"UsagePlanProductCodeFunction": ("cloudformation:DescribeStacks this stack",)},
         fits=is_native,
+    ),
+    Play(
+        name="recorded-plans",
+        title="a stack with one plan more is deployed, and once more without it",
+        play=recorded_plans,
+        needs={
+            "PlansFunction": (
+                *(f"dynamodb:{action} {PLANS_TABLE}" for action in ("PutItem", "Scan")),
+                f"s3:PutObject {PLAN_TABLES}",
+            )
+        },
+        fits=has_documents,
     ),
 )

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from permission_plays import EVENTS, MEMBER, PLAYS, RECONCILIATION, Play
+from permission_plays import EVENTS, MEMBER, PLAN_TABLES, PLAYS, RECONCILIATION, Play
 
 from marketplace_constructs.rehearsal.deployment import read_assembly, synthesize
 from marketplace_constructs.rehearsal.errors import CouldNotRehearse
@@ -45,6 +45,8 @@ NOT_SHOWN = (
         f"apigateway:GET {MEMBER}",
         "asked only where another function puts a key into the plan between the reconciliation's look and its own try",
     ),
+    ("AccessLogStream", "*", "the local AWS writes no access log, so nothing is delivered there"),
+    ("MeterFunction", "*", "no rehearsal plays the meter yet; the template's tests hold its grants to these"),
     (
         "*",
         "* AWS's own policy",
@@ -57,26 +59,32 @@ WILDCARDS = (
     ("aws-marketplace:*", "*", "AWS Marketplace's actions know no resources"),
     ("xray:*", "*", "X-Ray's actions know no resources"),
     ("apigateway:*", "/apikeys/*", "the ids of buyers' keys are made at run time; a function knows its own by name"),
-    ("apigateway:*", MEMBER, "the ids of buyers' keys are made at run time; bounded by the one usage plan"),
+    ("apigateway:*", MEMBER, "the ids of buyers' keys are made at run time; bounded by the sale's usage plans"),
+    ("cloudtrail:LookupEvents", "*", "CloudTrail's event history knows no resources"),
+    ("s3:*", "{AccessLogBucket}*", "objects are named by the hour of their delivery"),
+    ("s3:*", "{MeterLedger}*", "manifests and attempts are named when they are written, and never deleted"),
+    ("s3:*", "{PlansTables}/plan-tables/*", "a table is named by the digest of what it holds; the meter reads them"),
+    ("s3:PutObject", PLAN_TABLES, "a table is named by the digest of what it holds; each is written once"),
 )
 """Action, resource, and why it cannot be narrower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grant:
-    """One action on one resource that a role of a stack may do.
+    """One action on one resource that a role of a stack may do; on the usage plans of all plans it is one.
 
     Args:
         role: Its logical id, without what is the same for all.
         resource: In short: a logical id, a path, ``*``.
-        policy: Logical id of the role, name of its inline policy, and the numbers of statement and resource in it.
+        policy: Logical id of the role, name of its inline policy, number of the statement in it, and there the numbers
+            of the resources.
     """
 
     stack: str
     role: str
     action: str
     resource: str
-    policy: tuple[str, str, int, int]
+    policy: tuple[str, str, int, tuple[int, ...]]
 
     @property
     def name(self) -> str:
@@ -87,7 +95,8 @@ class Grant:
 
 
 def short(logical_id: str) -> str:
-    return re.sub(r"[0-9A-F]{8}$", "", logical_id).removeprefix("Sale")
+    name = re.sub(r"[0-9A-F]{8}$", "", logical_id).removeprefix("Sale")
+    return re.sub(r"^Plans[a-z].*Plan$", "UsagePlan", name)
 
 
 def text_of(value: Any) -> str:
@@ -121,7 +130,7 @@ def grants_of(stack: str, template: Mapping[str, Any]) -> Iterator[Grant]:
                     role=short(logical_id).removesuffix("Role"),
                     action=managed,
                     resource="AWS's own policy",
-                    policy=(logical_id, "", 0, 0),
+                    policy=(logical_id, "", 0, (0,)),
                 )
             policies = [(logical_id, policy) for policy in resource["Properties"].get("Policies", ())]
         elif resource["Type"] in {"AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"}:
@@ -130,15 +139,21 @@ def grants_of(stack: str, template: Mapping[str, Any]) -> Iterator[Grant]:
             continue
         for role, policy in policies:
             for number, statement in enumerate(policy["PolicyDocument"]["Statement"]):
-                assert set(statement) == {"Action", "Effect", "Resource"}, statement
+                assert statement.keys() - {"Condition"} == {"Action", "Effect", "Resource"}, statement
+                targets = [text_of(target) for target in listed(statement["Resource"])]
                 for action in listed(statement["Action"]):
-                    for place, target in enumerate(listed(statement["Resource"])):
+                    for target in dict.fromkeys(targets):
                         yield Grant(
                             stack=stack,
                             role=short(role).removesuffix("Role"),
                             action=action,
-                            resource=text_of(target),
-                            policy=(role, policy["PolicyName"], number, place),
+                            resource=target,
+                            policy=(
+                                role,
+                                policy["PolicyName"],
+                                number,
+                                tuple(place for place, other in enumerate(targets) if other == target),
+                            ),
                         )
 
 
@@ -162,7 +177,7 @@ def play_for(grant: Grant, settings: OnboardingSettings) -> Play | None:
 def taken_away(stage: Stage, sale: Sale, grant: Grant) -> Iterator[None]:
     """The deployed role lacks this one action on this one resource."""
     iam = stage.aws.client("iam")
-    logical_id, policy, number, place = grant.policy
+    logical_id, policy, number, places = grant.policy
     role = sale.stack.physical_ids[logical_id]
     before = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
     after = copy.deepcopy(before)
@@ -171,7 +186,7 @@ def taken_away(stage: Stage, sale: Sale, grant: Grant) -> Iterator[None]:
     assert grant.action in actions
     for kept_actions, kept_resources in (
         ([action for action in actions if action != grant.action], resources),
-        ([grant.action], [resource for index, resource in enumerate(resources) if index != place]),
+        ([grant.action], [resource for index, resource in enumerate(resources) if index not in places]),
     ):
         if kept_actions and kept_resources:
             after["Statement"].append({**statement, "Action": kept_actions, "Resource": kept_resources})
@@ -266,7 +281,14 @@ def rows(stacks: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str, str, s
 
 
 def wildcard_reason(action: str, resource: str) -> str | None:
-    return next((why for name, place, why in WILDCARDS if fnmatchcase(action, name) and resource == place), None)
+    return next(
+        (
+            why
+            for name, place, why in WILDCARDS
+            if fnmatchcase(action, name) and fnmatchcase(resource, place.replace("/*", "/[*]"))
+        ),
+        None,
+    )
 
 
 def page(stacks: Mapping[str, Mapping[str, Any]]) -> str:
@@ -296,10 +318,12 @@ role, one at a time, from the role that is deployed in the local AWS, and plays 
 and that must be kept before and after. It prints a line for each action, and exits with 1 where nothing breaks or
 nobody needs the action. A sample of it runs with the tests, and holds this page to the templates.
 
-`LegacySale` and `ConcurrentSale` are the example's stacks; `LegacyContract` and `ConcurrentContract` sell contracts and
-have a sender of mails, for the actions that come with these (tests/rehearsal/every_permission). Where a line says why
-instead of a play, the local AWS cannot show it. The rule, role and policy of a `SubscriptionRelayStack` exist only
-outside us-east-1, where no stack is rehearsed; tests/infrastructure asserts them. This page is made by
+`LegacySale` and `ConcurrentSale` are the example's stacks. The latter is sold by documents: there `{UsagePlan}` stands
+for the usage plan of each plan, and the action is taken away on all of them together. `LegacyContract` and
+`ConcurrentContract` sell contracts and have a sender of mails, for the actions that come with these
+(tests/rehearsal/every_permission). Where a line says why instead of a play, the local AWS cannot show it. The rule,
+role and policy of a `SubscriptionRelayStack` exist only outside us-east-1, where no stack is rehearsed;
+tests/infrastructure asserts them. This page is made by
 `python tests/rehearsal/permissions.py --write`.
 """
 

@@ -122,8 +122,8 @@ def test_names_rule_7_when_the_key_is_moved_to_a_plan_without_the_product(stage:
     stages = gateway.get_usage_plan(usagePlanId=plan_id)["apiStages"]
     key_id = next(key["id"] for key in api_keys(stage) if key.get("customerId") == buyer.buyer.customer_identifier)
     other = gateway.create_usage_plan(name="other", apiStages=stages)["id"]
-    gateway.create_usage_plan_key(usagePlanId=other, keyId=key_id, keyType="API_KEY")
     gateway.delete_usage_plan_key(usagePlanId=plan_id, keyId=key_id)
+    gateway.create_usage_plan_key(usagePlanId=other, keyId=key_id, keyType="API_KEY")
     sale.meter.forget()
 
     answer = buyer.call(sold_route(stage, sale), buyer.key)
