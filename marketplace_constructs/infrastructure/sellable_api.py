@@ -51,8 +51,8 @@ class SellableApi(Construct):
     ``subscription_events`` and ``onboarding``; each can be used by itself. The API's methods get the key and
     the gate, also those that are added later. Tables, log and ledger are retained when this is removed; the usage plan,
     and with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed), MP-SALE-21
-    (usage events are not billed), MP-SALE-22 (the meter is new), MP-ONBOARDING-04 (no mail), MP-ONBOARDING-05 (no access log), MP-EVENTS-01 and MP-EVENTS-02 (events do
-    not arrive in this Region).
+    (usage events are not billed), MP-SALE-22 (the meter is new), MP-ONBOARDING-04 (no mail), MP-ONBOARDING-05 (no
+    access log), MP-EVENTS-01 and MP-EVENTS-02 (events do not arrive in this Region).
 
     Args:
         scope: Where it is defined, in the stack of the API.
