@@ -77,4 +77,4 @@ def test_a_snapshot_that_says_something_else_is_a_finding(directory: Path) -> No
 
 
 def test_fails_when_there_is_no_ledger(tmp_path: Path) -> None:
-    assert "MP-CLI-40" in str(run(tmp_path, "show").exception)
+    assert "MP-CLI-44" in str(run(tmp_path, "show").exception)
