@@ -198,23 +198,6 @@ def duplicate_is_billed_again(stack: ExitStack) -> None:
 
 
 @_bug
-def attempt_noted_after_sending(stack: ExitStack) -> None:
-    put_attempt, put_answer = Ledger.put_attempt, Ledger.put_answer
-    pending: dict[str, Any] = {}
-
-    def later(self: Ledger, records: Any, at: datetime) -> str:
-        del self
-        pending["this"] = records, at
-        return "this"
-
-    def note(self: Ledger, name: str, answers: Any, *, at: datetime, error: str = "") -> None:
-        put_answer(self, put_attempt(self, *pending[name]), answers, at=at, error=error)
-
-    stack.enter_context(patch.object(Ledger, "put_attempt", later))
-    stack.enter_context(patch.object(Ledger, "put_answer", note))
-
-
-@_bug
 def late_usage_dropped(stack: ExitStack) -> None:
     original = totals.MemoryUsageLog.read
 

@@ -70,7 +70,8 @@ def of(document: str, found: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def with_condition(condition: dict[str, Any], count: int = 1) -> str:
-    return json.dumps(policy([ALLOW_ALL, *(meter(f"Count{index}", Condition=condition) for index in range(count))]))
+    given = {"Condition": condition} if condition else {}
+    return json.dumps(policy([ALLOW_ALL, *(meter(f"Count{index}", **given) for index in range(count))]))
 
 
 LAUGHS = "\n".join(["a0: &a0 [ha]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 40)])
@@ -366,7 +367,7 @@ def test_any_file_in_a_pool_is_read_or_told_what_is_wrong_where(
 
 
 def test_the_largest_document_that_is_read_is_read_in_time(tmp_path: Path) -> None:
-    statements = [meter(f"Count{n}", resource=f"/a/{n}/**", Condition={}) for n in range(1_999)]
+    statements = [meter(f"Count{n}", resource=f"/a/{n}/**") for n in range(1_999)]
     text = json.dumps(policy([ALLOW_ALL, *statements], Description=""))
     text = text.replace('"Description": ""', f'"Description": "{"a" * (MAX_CHARACTERS - len(text))}"')
     assert len(text) == MAX_CHARACTERS
