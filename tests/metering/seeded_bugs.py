@@ -15,7 +15,7 @@ from simulation import run_seed
 from marketplace_constructs.domain import metering
 from marketplace_constructs.domain.metering import LedgerState, LossReason, Manifest, Outcome, Settlement, Status
 from marketplace_constructs.runtime.metering import buyers, meter, send, totals
-from marketplace_constructs.runtime.metering.ledger import Answer, Ledger
+from marketplace_constructs.runtime.metering.ledger import Answer
 from marketplace_constructs.runtime.metering.objects import MemoryObjects
 from marketplace_constructs.runtime.metering.send import Sender
 
