@@ -29,6 +29,9 @@ MAX_WHOLE_QUANTITY: Final = Decimal(2_147_483_647)
 """Source: the same, Quantity."""
 KEPT: Final = timedelta(hours=48)
 """How long before the last closed hour a ledger's state goes back: no hour before is ever worked out again."""
+RUNS_EVERY: Final = timedelta(minutes=5)
+"""How often the meter looks what is due: twice at least between an agreement's final flush and the last moment for it,
+so that it is in time whenever the agreement ends, and also where one run fails."""
 OTHER: Final = "other"
 """The path of an allocation that stands for all that have none of their own."""
 
@@ -364,7 +367,7 @@ class MeteringRules:
         decimals: Of a quantity, 0 to 6; 0 sends ``Quantity``, more ``QuantityAsDecimal``.
         sends_zero: Whether an hour without usage is told. Source: seller guide: strongly recommended.
         final_window: How long after its end an agreement's usage is taken [UNCONF].
-        final_flush: When, within it, the last record is sealed.
+        final_flush: From when on, within it, the last record is sealed, by the first run of the meter.
     """
 
     window: timedelta = timedelta(hours=24)
@@ -373,7 +376,12 @@ class MeteringRules:
     decimals: int = 6
     sends_zero: bool = True
     final_window: timedelta = timedelta(hours=1)
-    final_flush: timedelta = timedelta(minutes=45)
+    final_flush: timedelta = timedelta(minutes=40)
+
+    @property
+    def last_flush(self) -> timedelta:
+        """How long after its end usage of an agreement is sealed at the latest, so that it can still be sent."""
+        return self.final_window - self.margin
 
     @property
     def max_quantity(self) -> Decimal:
@@ -577,8 +585,7 @@ class _SeriesSealing:
 
     def _final_slot(self, hour: datetime, end: datetime) -> datetime | None:
         """Of an agreement that ended: the earliest free slot at once, the last one kept for the final flush."""
-        deadline = end + self._rules.final_window - self._rules.margin
-        if self._now >= deadline:
+        if self._now >= end + self._rules.last_flush:
             return None
         last = hour_of(end - timedelta(microseconds=1))
         slot = max(hour_of(self._buyer.started_at), hour_of(self._now - self._rules.window))

@@ -123,7 +123,11 @@ class AccessLog(Construct):
             self.stream = existing
         self.usage_events: UsageEvents | None = None
         """The bus for usage events; None where no document declares any."""
-        self.alarms = (*stream_alarms(self, self.stream, alarm_topic), self._silence_alarm())
+        self.alarms = (
+            *stream_alarms(self, self.stream, alarm_topic),
+            self._silence_alarm(),
+            self._gap_alarm(),
+        )
         """Each names its runbook."""
 
     def add_usage_events(self, names: Sequence[str]) -> UsageEvents:
@@ -231,6 +235,29 @@ class AccessLog(Construct):
             what="API Gateway counts calls, and its access log has no line of them; they cannot be billed",
             runbook="calls-without-lines",
             # A call of one period's last second has its line in the next.
+            evaluation_periods=2,
+            alarm_topic=self._alarm_topic,
+        )
+
+    def _gap_alarm(self) -> cloudwatch.Alarm:
+        period = cdk.Duration.hours(1)
+        return runbook_alarm(
+            self,
+            "Incomplete",
+            cloudwatch.MathExpression(
+                # Lines of refused calls stand on one side alone, so that what has no line, such as many 429, never
+                # alarms; a twentieth and ten calls are the lines that an hour hands to the next.
+                expression="IF(FILL(calls, 0) - FILL(refused, 0) - FILL(failed, 0) > 1.05 * FILL(lines, 0) + 10, 1, 0)",
+                using_metrics={
+                    "calls": self.stage.metric_count(period=period, statistic="Sum"),
+                    "refused": self.stage.metric_client_error(period=period, statistic="Sum"),
+                    "failed": self.stage.metric_server_error(period=period, statistic="Sum"),
+                    "lines": self.metric_incoming_records(period=period),
+                },
+                period=period,
+            ),
+            what="API Gateway served more calls than its access log has lines; the rest cannot be billed",
+            runbook="calls-without-lines",
             evaluation_periods=2,
             alarm_topic=self._alarm_topic,
         )

@@ -18,7 +18,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
-from marketplace_constructs.domain.metering import MeteringRules
+from marketplace_constructs.domain.metering import RUNS_EVERY, MeteringRules
 from marketplace_constructs.infrastructure.access_log import AccessLog
 from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge, acknowledge_wildcards
 from marketplace_constructs.infrastructure.alarms import RUNBOOKS, runbook_alarm
@@ -80,7 +80,7 @@ class MeterSize:
 class Meter(Construct):
     """Closes each hour of the access log and tells AWS Marketplace what was used, every unit once.
 
-    Defines the function, which runs every 15 minutes; its dead letters; the ledger's bucket; and an alarm on each thing
+    Defines the function, which runs every 5 minutes; its dead letters; the ledger's bucket; and an alarm on each thing
     that a person has to look at, whose description names its runbook. Under native metering API Gateway itself reports:
     then this only works out what was used, for reports, and may send nothing.
 
@@ -166,7 +166,7 @@ class Meter(Construct):
             memory_size=size.memory_mb,
             ephemeral_storage_size=cdk.Size.mebibytes(size.storage_mb),
             reserved_concurrency=reserved_concurrency,
-            bounded_by="its schedule, four runs an hour",
+            bounded_by="its schedule, twelve runs an hour",
             settings=MeterSettings(
                 product_code=product.product_code,
                 agreement_kind=product.agreement_kind,
@@ -200,7 +200,7 @@ class Meter(Construct):
             self,
             "Schedule",
             description="Starts the meter",
-            schedule=events.Schedule.rate(cdk.Duration.minutes(15)),
+            schedule=events.Schedule.rate(cdk.Duration.seconds(int(RUNS_EVERY.total_seconds()))),
             targets=[events_targets.LambdaFunction(self.function, dead_letter_queue=self.dead_letters.queue)],
         )
         validate_at_synthesis(self, lambda: list(self._twin_problems()))
@@ -470,10 +470,11 @@ def _timing_problems(watermark: cdk.Duration, rules: MeteringRules) -> Iterator[
             f"{_WATERMARK_MINUTES[0]} to {_WATERMARK_MINUTES[-1]} whole minutes, known at synthesis: longer than "
             "Firehose collects lines, and short against the day in which AWS takes usage; leave it out for 15",
         )
-    if rules.decimals not in range(_MAX_DECIMALS + 1) or not timedelta(0) < rules.final_flush < rules.final_window:
+    latest = rules.last_flush - 2 * RUNS_EVERY
+    if rules.decimals not in range(_MAX_DECIMALS + 1) or not timedelta(0) < rules.final_flush <= latest:
         yield Problem(
             "MP-METER-14",
             f"rules, got {rules.decimals} decimals and a final flush after {rules.final_flush} of "
-            f"{rules.final_window}; expected 0 to {_MAX_DECIMALS} decimals and the flush within its window; leave the "
-            "rules out",
+            f"{rules.final_window}; expected 0 to {_MAX_DECIMALS} decimals and the flush after {latest} at the latest, "
+            "so that two runs of the meter come before the margin of its window; leave the rules out",
         )

@@ -185,7 +185,7 @@ class MeterSettings(Settings):
         window_hours: How old a record may be when it is sent.
         month_end_hours: Until when on the 1st, UTC, the month before is taken.
         final_window_minutes: How long after its end an agreement's usage is taken.
-        final_flush_minutes: When, within it, the last record is sealed.
+        final_flush_minutes: From when on, within it, the last record is sealed.
         calls_per_second: Of BatchMeterUsage, this meter's share of the account's quota.
         duckdb_memory_mb: What DuckDB may hold.
         reserve_seconds: How long before its time is up the function begins nothing new.
@@ -211,7 +211,7 @@ class MeterSettings(Settings):
     window_hours: int = 24
     month_end_hours: int = 6
     final_window_minutes: int = 60
-    final_flush_minutes: int = 45
+    final_flush_minutes: int = 40
     calls_per_second: int = 10
     duckdb_memory_mb: int = 256
     reserve_seconds: int = 60

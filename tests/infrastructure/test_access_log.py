@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_an_alarm_goes_off_before_lines_are_lost_and_where_they_are(logged: tupl
         name.removeprefix("AccessLog")[:-8]: show(alarm)["Properties"]
         for name, alarm in template.of_type("AWS::CloudWatch::Alarm").items()
     }
-    assert set(alarms) == {"Throttled", "NearLimit", "Late", "Silent"}
+    assert set(alarms) == {"Throttled", "NearLimit", "Late", "Silent", "Incomplete"}
     assert all(alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC] for alarm in alarms.values())
     throttled, late = alarms["Throttled"], alarms["Late"]
     assert (throttled["MetricName"], throttled["Statistic"], throttled["Threshold"]) == ("ThrottledRecords", "Sum", 1)
@@ -143,6 +144,30 @@ def test_calls_that_the_gateway_counts_and_the_log_does_not_have_are_alarming(
     assert (lines["Metric"]["Namespace"], lines["Metric"]["MetricName"]) == ("AWS/Firehose", "IncomingRecords")
     assert calls["Period"] == lines["Period"] == 900
     assert calls["Stat"] == lines["Stat"] == "Sum"
+
+
+def test_calls_that_were_served_and_have_no_line_are_alarming_though_others_have_one(
+    logged: tuple[Template, AccessLog],
+) -> None:
+    alarm = logged[0].only("AWS::CloudWatch::Alarm", "Incomplete")["Properties"]
+    named = {m["Id"]: m["MetricStat"] for m in alarm["Metrics"] if "MetricStat" in m}
+    assert {name: m["Metric"]["MetricName"] for name, m in named.items()} == {
+        "calls": "Count",
+        "refused": "4XXError",
+        "failed": "5XXError",
+        "lines": "IncomingRecords",
+    }
+    assert {(m["Period"], m["Stat"]) for m in named.values()} == {(3600, "Sum")}
+    [expression] = [m["Expression"] for m in alarm["Metrics"] if "Expression" in m]
+    python = re.sub(r"FILL\((\w+), 0\)", r"\1", expression).replace("IF(", "").replace(", 1, 0)", "")
+
+    def alarms(**counted: int) -> bool:
+        return bool(eval(python, {}, {"refused": 0, "failed": 0, **counted}))  # of our own template
+
+    assert alarms(calls=1_000, lines=900)
+    assert not alarms(calls=1_000, lines=970)
+    assert not alarms(calls=1_000, refused=500, lines=600)
+    assert not alarms(calls=8, lines=0)
 
 
 def test_left_out_props_have_their_documented_defaults(make_app: MakeApp) -> None:
@@ -311,7 +336,7 @@ def test_usage_events_that_cannot_be_delivered_are_kept_and_alarming(
     assert template.actions("UsageEventsRuleRole") == {target["Arn"]: {"firehose:PutRecord", "firehose:PutRecordBatch"}}
     assert stream["Properties"]["DeliveryStreamType"] == "DirectPut"
     assert sale.access_log is not None
-    assert len(sale.access_log.alarms) == 8
+    assert len(sale.access_log.alarms) == 9
 
 
 def test_usage_events_are_not_said_to_be_billed(with_events: tuple[Template, SellableApi]) -> None:

@@ -91,7 +91,7 @@ def full(make_app: MakeApp) -> tuple[Template, SellableApi]:
             window=timedelta(hours=23),
             month_end_hours=5,
             final_window=timedelta(minutes=52),
-            final_flush=timedelta(minutes=34),
+            final_flush=timedelta(minutes=31),
         ),
         access_log_retention=cdk.Duration.days(411),
         ledger_retention=cdk.Duration.days(555),
@@ -111,7 +111,7 @@ def test_a_concurrent_product_is_metered_without_further_ado(full: tuple[Templat
     assert sale.access_log is not None
     assert "MP-SALE-20" not in warnings(cdk.Stack.of(sale))
     rule = template.only("AWS::Events::Rule", "MeterSchedule")["Properties"]
-    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(15 minutes)", "ENABLED")
+    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(5 minutes)", "ENABLED")
     [queue] = [name for name in template.of_type("AWS::SQS::Queue") if "Meter" in name]
     assert rule["Targets"][0]["DeadLetterConfig"] == {"Arn": f"${{{queue}.Arn}}"}
 
@@ -149,7 +149,7 @@ def test_the_meter_is_told_where_everything_lies_and_how_aws_wants_to_be_told(
         window_hours=23,
         month_end_hours=5,
         final_window_minutes=52,
-        final_flush_minutes=34,
+        final_flush_minutes=31,
         duckdb_memory_mb=656,
         reserve_seconds=110,
     )
@@ -426,7 +426,7 @@ def test_a_contract_alone_has_nothing_to_meter_and_no_warning(make_app: MakeApp)
         ({"ledger_retention": cdk.Duration.days(364)}, "MP-METER-11.*got 364 days"),
         ({"joins_ledger_of": "Former"}, "MP-METER-12.*'Former'"),
         ({"metering_rules": MeteringRules(decimals=7)}, "MP-METER-14.*got 7 decimals"),
-        ({"metering_rules": MeteringRules(final_flush=timedelta(hours=1))}, "MP-METER-14.*1:00:00"),
+        ({"metering_rules": MeteringRules(final_flush=timedelta(minutes=41))}, "MP-METER-14.*0:41:00.*after 0:40:00"),
         ({"access_log_retention": cdk.Duration.days(1)}, "MP-LOG-02.*got 1 days"),
         ({"report_usage": True}, "MP-SALE-17.*concurrent123"),
     ],

@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from marketplace_constructs.domain.agreements import Fact, FactKind
 from marketplace_constructs.domain.metering import (
+    RUNS_EVERY,
     LossReason,
     Manifest,
     MeteringRules,
@@ -383,7 +384,7 @@ class World:
         self.is_over = True
         self._main = self._process()
         # In the last hours each run matters, since ended agreements are flushed in them.
-        for step in [5 * MINUTE] * 15 + [HOUR] * 4 + [4 * HOUR] * 6:
+        for step in [RUNS_EVERY] * 15 + [HOUR] * 4 + [4 * HOUR] * 6:
             self.clock.advance(step)
             self._deliver(everything=step > HOUR)
             self._run(self._main)
@@ -393,8 +394,9 @@ class World:
     def _tick(self, buyers: list[Buyer]) -> None:
         rng, before = self.rng, self.clock.now()
         is_ending = any(life.ends_at and before < life.ends_at + 70 * MINUTE for life in self.lives)
-        minutes = rng.choice([3, 5]) if is_ending else rng.choice([5, 10, 20, 30])
-        self.clock.advance(timedelta(minutes=minutes, seconds=rng.randint(0, 59)))
+        # A run may come a minute late, as schedules do. Between the hours more of them would only take time.
+        wait = RUNS_EVERY if is_ending else rng.choice([5, 10, 20, 30]) * MINUTE
+        self.clock.advance(wait + timedelta(seconds=rng.randint(0, 59)))
         self._call_api(before, self.clock.now())
         self._change(buyers)
         self._deliver()

@@ -14,7 +14,7 @@ from protected import Weakness
 from simulation import Crash, Life, Process, World, check, manifests
 
 from marketplace_constructs.domain.errors import MarketplaceConstructsError
-from marketplace_constructs.domain.metering import LossReason, MeteringRules, Outcome, hour_of
+from marketplace_constructs.domain.metering import RUNS_EVERY, LossReason, MeteringRules, Outcome, hour_of
 from marketplace_constructs.domain.product import Metering, Product
 from marketplace_constructs.rehearsal.marketplace import FaultKind, IdenticalResend
 from marketplace_constructs.runtime.metering.ledger import Ledger
@@ -217,6 +217,28 @@ def test_a_cancellation_is_flushed_within_the_hour_and_others_are_untouched(worl
     assert not [
         one for one in world.market.accepted_records if one.agreement_id == other.id and one.hour == START + HOUR
     ]
+
+
+@pytest.mark.protects(Weakness.NO_FINAL_FLUSH)
+@pytest.mark.parametrize("phase", range(5))
+@pytest.mark.parametrize("fails", [False, True], ids=["", "one run fails"])
+def test_the_last_hour_is_billed_whenever_the_meter_happens_to_run(phase: int, fails: bool) -> None:  # noqa: FBT001
+    world = Calm()
+    world.go(4 * MINUTE)
+    world.clock.advance(phase * MINUTE)
+    world.use(3)
+    world.clock.advance(MINUTE)
+    world.cancel(world.life)  # the hour in which it began is the only one it has
+    ended_at = world.clock.now()
+    world.clock.set(START + 10 * MINUTE)
+    for run in range(14):
+        world.clock.advance(RUNS_EVERY)
+        is_first_chance = world.clock.now() - RUNS_EVERY < ended_at + world.options.rules.final_flush
+        world._deliver()
+        if not (fails and is_first_chance and world.clock.now() >= ended_at + world.options.rules.final_flush):
+            world._main.meter.run()
+        assert run < 13 or world.billed() == [(10, 3)]
+    assert all(one.accepted_at < ended_at + HOUR for one in world.market.accepted_records)
 
 
 @pytest.mark.protects(Weakness.MONTH_END_IGNORED)
