@@ -272,6 +272,14 @@ def judged_by_the_policy_of_today(stack: ExitStack) -> None:
 
 
 @_bug
+def plan_of_a_kept_answer_believed(stack: ExitStack) -> None:
+    def planned(starts_at: datetime, ends_at: datetime, _: Any) -> Any:
+        yield starts_at, ends_at, ""
+
+    stack.enter_context(patch.object(buyers, "_planned", planned))
+
+
+@_bug
 def waiting_usage_forgotten(stack: ExitStack) -> None:
     original = meter.Meter._next
 

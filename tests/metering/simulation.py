@@ -1,9 +1,10 @@
 """A sale in which everything goes wrong: the production meter against the Marketplace stand-in, in memory.
 
-A world lives through one or two days, often over the end of a month. Buyers call, subscribe, renew and cancel; policies
-change and are rolled back; log files come late, doubled and out of order; the meter's processes die before and after
-every step that lasts, overtake each other and disagree about the time; AWS throttles, loses replies and leaves records
-out. Then the world calms down until nothing can happen any more, and ``check`` looks at it from outside.
+A world lives through one or two days, often over the end of a month. Buyers call, subscribe, renew, cancel and are moved
+to other plans; policies change and are rolled back; log files come late, doubled and out of order; the meter's processes
+die before and after every step that lasts, overtake each other and disagree about the time; AWS throttles, loses replies
+and leaves records out. Then the world calms down until nothing can happen any more, and ``check`` looks at it from
+outside.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from marketplace_constructs.domain.metering import (
     hour_of,
 )
 from marketplace_constructs.domain.plan_table import Cell, LineState, PlanTable, RouteAccess
-from marketplace_constructs.domain.plan_versions import PlanVersion
+from marketplace_constructs.domain.plan_versions import PlanVersion, next_hour
 from marketplace_constructs.domain.product import Category, Dimension, Metering, Product
 from marketplace_constructs.queries.access_log import FIELDS
 from marketplace_constructs.rehearsal.marketplace import (
@@ -61,6 +62,7 @@ from marketplace_constructs.runtime.metering.totals import DuckDbUsageLog, Memor
 HOUR: Final = timedelta(hours=1)
 MINUTE: Final = timedelta(minutes=1)
 PLAN: Final = "retail@1"
+PARTNER: Final = "partner@1"
 PATHS: Final = ("/v1/nouns", "/v1/nouns/{id}", "/v1/texts")
 DIMENSIONS: Final = ("calls", "data")
 _LATE: Final = 26 * HOUR
@@ -113,10 +115,10 @@ def troubles_of(rng: random.Random) -> Troubles:
     )
 
 
-def plan_table(weight: Decimal) -> PlanTable:
+def plan_table(weight: Decimal, plan: str = PLAN) -> PlanTable:
     """Calls by weight where they succeed, data in units of 10 kB, begun thousands of bytes each."""
     return PlanTable(
-        plan=PLAN,
+        plan=plan,
         product="nouns",
         segment="all",
         channel="Marketplace",
@@ -146,6 +148,11 @@ class Life:
     ends_at: datetime | None = None
     is_poisoned: bool = False
     is_over: bool = False
+    moves: dict[datetime, str] = field(default_factory=dict)
+
+    def plan_at(self, at: datetime) -> str:
+        """The plan that was assigned last before a moment."""
+        return self.moves[max(moved)] if (moved := [hour for hour in self.moves if hour <= at]) else PLAN
 
 
 class FaultyObjects(MemoryObjects):
@@ -298,12 +305,14 @@ class World:
 
     def set_weight(self, weight: Decimal, hour: datetime) -> None:
         """A deployment: from an hour on, calls weigh so much."""
-        digest = self.tables.put(plan_table(weight).to_text())
-        if self.versions.add(PlanVersion(plan=PLAN, holds_from=hour, digest=digest, usage_plan_id="plan")):
-            self.weights[hour] = weight
+        for plan, table in ((PLAN, plan_table(weight)), (PARTNER, plan_table(weight + 1, PARTNER))):
+            digest = self.tables.put(table.to_text())
+            if self.versions.add(PlanVersion(plan=plan, holds_from=hour, digest=digest, usage_plan_id=plan)):
+                self.weights[hour] = weight
 
-    def weight_at(self, hour: datetime) -> Decimal:
-        return self.weights[max(begun for begun in self.weights if begun <= hour)]
+    def weight_at(self, hour: datetime, plan: str = PLAN) -> Decimal:
+        weight = self.weights[max(begun for begun in self.weights if begun <= hour)]
+        return weight if plan == PLAN else weight + 1
 
     def alive(self) -> list[Life]:
         return [life for life in self.lives if life.ends_at is None]
@@ -356,13 +365,21 @@ class World:
         assert now is not None
         life.ends_at = now
         following = Life(
-            id=successor.id, agreement=successor, starts_at=now, named=life.named, is_poisoned=life.is_poisoned
-        )
+            id=successor.id, agreement=successor, starts_at=now, named=life.named, is_poisoned=life.is_poisoned,
+            moves=dict(life.moves),
+        )  # fmt: skip
         self.lives.append(following)
         self._fact(FactKind.AGREED, following, now, intent="RENEW", previous_agreement_id=life.id)
         self._fact(FactKind.ACTIVATED, following, now)
         self._fact(FactKind.REGISTERED, following, now)
         self._fact(FactKind.ENDED, life, now, status="RENEWED")
+
+    def move(self, life: Life) -> None:
+        """Assign the other plan, from one of the next hours on."""
+        hour = next_hour(self.clock.now()) + self.rng.randint(0, 2) * HOUR
+        plan = PARTNER if life.plan_at(hour) == PLAN else PLAN
+        life.moves[hour] = plan
+        self._fact(FactKind.ASSIGNED, life, self.clock.now(), plan=plan, takes_effect_at=hour)
 
     @property
     def is_cut_off(self) -> bool:
@@ -423,6 +440,8 @@ class World:
                 self.subscribe(buyer)
         if rng.random() < 0.02:
             self.set_weight(rng.choice([Decimal(1), Decimal("2.5"), Decimal("0.3333")]), hour_of(now) + HOUR)
+        if (alive := self.alive()) and rng.random() < 0.03:
+            self.move(rng.choice(alive))
         if rng.random() < 0.01:
             self.market.suspend(rng.choice(buyers))
         for life in self.lives:  # a legacy subscription is over an hour after its end
@@ -478,18 +497,19 @@ class World:
         named = life.named
         hour = hour_of(at)
         if status < 400:
-            self._count(life.id, "calls", hour, Fraction(self.weight_at(hour)))
+            self._count(life.id, "calls", hour, Fraction(self.weight_at(hour, life.plan_at(at))))
         self._count(life.id, "data", hour, Fraction((size + 999) // 1_000 * 1_000, 10_000))
         # Some minutes after a renewal the gate names the new agreement.
         if at > life.starts_at + 3 * MINUTE and not self.product.is_legacy:
             named = life.id
-        return self._line(named, at, path, status, size)
+        # An answer of the gate that API Gateway keeps may name the plan of some minutes ago.
+        return self._line(named, at, path, status, size, plan=life.plan_at(at - rng.choice([0, 5]) * MINUTE))
 
     def _count(self, agreement: str, dimension: str, hour: datetime, quantity: Fraction) -> None:
         hours = self.truth.setdefault(Series(agreement=agreement, dimension=dimension), {})
         hours[hour] = hours.get(hour, Fraction(0)) + quantity
 
-    def _line(self, named: str, at: datetime, path: str, status: int, size: int) -> bytes:
+    def _line(self, named: str, at: datetime, path: str, status: int, size: int, *, plan: str = PLAN) -> bytes:
         self._calls += 1
         members = dict.fromkeys(FIELDS, "-") | {
             "requestTimeEpoch": str(round(at.timestamp() * 1000)),
@@ -499,7 +519,7 @@ class World:
             "status": str(status),
             "responseLength": str(size),
             "agreement": named,
-            "plan": PLAN,
+            "plan": plan,
         }
         return json.dumps(members).encode()
 
