@@ -25,6 +25,7 @@ from marketplace_constructs.infrastructure.alarms import RUNBOOKS, runbook_alarm
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.tokens import resources_of_type, validate_at_synthesis
+from marketplace_constructs.infrastructure.usage_events import EVENTS_PREFIX
 from marketplace_constructs.runtime.settings import METRICS_NAMESPACE, METRICS_SERVICE, MeterSettings
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ class Meter(Construct):
         construct_id: Its id.
         agreements: Whose usage it is.
         plans: By whose tables lines are judged.
-        access_log: The lines.
-        expected_lines_per_hour: Calls in the busiest hour, 1 to 60,000,000; the function's memory and storage follow.
+        access_log: The lines, and the usage events that were added to it before.
+        expected_lines_per_hour: Calls and usage events in the busiest hour, 1 to 60,000,000; the function's memory and
+            storage follow.
         watermark: How long after its end an hour is closed, 10 min to 3 h. Left out, 15 min. Lines that come later are
             billed in the next hour that is free.
         rules: How AWS wants to be told, where that is not documented. Left out, the safe choice of each.
@@ -182,6 +184,8 @@ class Meter(Construct):
                 ledger_bucket=self.ledger_bucket.bucket_name,
                 log_bucket=access_log.bucket.bucket_name,
                 log_prefix=access_log.prefix,
+                events_prefix=EVENTS_PREFIX if access_log.usage_events else "",
+                usage_events=",".join(access_log.usage_events.names) if access_log.usage_events else "",
                 watermark_minutes=int(watermark.to_minutes()),
                 decimals=rules.decimals,
                 sends_zero=int(rules.sends_zero),
@@ -369,7 +373,7 @@ _WATCHED: Final = (
     _Watched(
         construct_id="LinesQuarantined",
         metric="LinesQuarantined",
-        what="lines of the access log cannot be read",
+        what="lines of the access log, or usage events, cannot be read",
         runbook="lines-quarantined",
     ),
     _Watched(
@@ -377,6 +381,12 @@ _WATCHED: Final = (
         metric="LinesUnmatched",
         what="calls match no route of their plan, or name a plan that nobody knows",
         runbook="lines-unmatched",
+    ),
+    _Watched(
+        construct_id="LinesUnattributed",
+        metric="LinesUnattributed",
+        what="usage events, or calls, name no agreement",
+        runbook="lines-unattributed",
     ),
 )
 _WATCHED_OF_SENDING: Final = (

@@ -50,9 +50,9 @@ class SellableApi(Construct):
     metering), ``access_log`` and ``meter`` (pipeline metering, or ``report_usage``), ``agreements``,
     ``subscription_events`` and ``onboarding``; each can be used by itself. The API's methods get the key and
     the gate, also those that are added later. Tables, log and ledger are retained when this is removed; the usage plan,
-    and with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed), MP-SALE-21
-    (usage events are not billed), MP-SALE-22 (the meter is new), MP-ONBOARDING-04 (no mail), MP-ONBOARDING-05 (no
-    access log), MP-EVENTS-01 and MP-EVENTS-02 (events do not arrive in this Region).
+    and with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed), MP-SALE-22
+    (the meter is new), MP-ONBOARDING-04 (no mail), MP-ONBOARDING-05 (no access log), MP-EVENTS-01 and MP-EVENTS-02
+    (events do not arrive in this Region).
 
     Args:
         scope: Where it is defined, in the stack of the API.
@@ -378,13 +378,6 @@ class SellableApi(Construct):
             return
         assert self.access_log is not None
         self.access_log.add_usage_events(names)
-        cdk.Validations.of(self).add_warning(
-            "marketplace-constructs:MP-SALE-21",
-            f"MP-SALE-21: usage events {', '.join(names)} of product {self.product.product_code} are not billed: got "
-            "Events in the product's document, which this version takes in and keeps, but does not count; expected "
-            "Meters of calls alone; call BatchMeterUsage yourself for a dimension that no call counts in, and "
-            "acknowledge this",
-        )
 
     def grant_read_agreements(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let somebody list and show agreements: their facts, not their contacts."""

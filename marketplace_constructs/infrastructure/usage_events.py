@@ -27,7 +27,9 @@ class UsageEvents(Construct):
     Defines the bus, a rule on it, a Firehose stream into ``usage-events/YYYY/MM/DD/HH/`` of the log's bucket, and dead
     letters with an alarm. An event's ``detail`` is a CloudEvent of version 1.0, and its ``detail-type`` the event's
     name: ``id``, unlike any other of its ``source``, since events are de-duplicated by the two; ``type``, the name once
-    more; ``time``; ``subject``, the agreement; ``data.value``, a decimal number as text. Anything else is not taken in.
+    more; ``time``, of RFC 3339, when it was used; ``subject``, the agreement; ``data.value``, a decimal number as text,
+    0 or more, of at most 15 digits, and 12 behind the point. What lacks ``id``, ``source`` or a name that is declared
+    is not taken in; what cannot be read otherwise, or came more than 26 hours late or 6 early, is put aside, alarmed.
 
     Sources: CloudEvents 1.0; EventBridge user guide, targets (read 2026-11-22).
 

@@ -179,6 +179,8 @@ class MeterSettings(Settings):
         ledger_bucket: Name of the bucket of the ledger.
         log_bucket: Name of the bucket of the access log.
         log_prefix: What stands before ``YYYY/MM/DD/HH/`` there.
+        events_prefix: The same of usage events.
+        usage_events: The names of the usage events that the product declares, with commas between; empty for none.
         watermark_minutes: How long after its end an hour is closed; longer than Firehose buffers.
         decimals: Of a quantity, 0 to 6; 0 for dimensions that are told in whole numbers.
         sends_zero: 1: AWS is told of hours without usage.
@@ -205,6 +207,8 @@ class MeterSettings(Settings):
     ledger_bucket: str
     log_bucket: str
     log_prefix: str
+    events_prefix: str = ""
+    usage_events: str = ""
     watermark_minutes: int = 15
     decimals: int = 6
     sends_zero: int = 1

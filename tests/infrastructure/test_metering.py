@@ -36,7 +36,7 @@ from marketplace_constructs.runtime.settings import AgreementsSettings, GateSett
 CONCURRENT = Product.concurrent("concurrent123", dimensions=[Dimension.requests("calls")], metering_region="eu-west-1")
 LEGACY = Product.legacy("legacy123")
 TOPIC = "arn:aws:sns:us-east-1:111122223333:woken"
-OF_EACH_RUN = {"HourNotClosed", "LinesQuarantined", "LinesUnmatched", "DeadLetters"}
+OF_EACH_RUN = {"HourNotClosed", "LinesQuarantined", "LinesUnmatched", "LinesUnattributed", "DeadLetters"}
 OF_SENDING = {
     "AgreementWithoutLicense",
     "DuplicateFromElsewhere",
@@ -263,6 +263,7 @@ def test_each_thing_that_a_person_must_look_at_is_alarming(full: tuple[Template,
         "HourNotClosed": ("HourNotClosedFor", "Maximum", 3600, "breaching"),
         "LinesQuarantined": ("LinesQuarantined", "Sum", 1, quiet),
         "LinesUnmatched": ("LinesUnmatched", "Sum", 1, quiet),
+        "LinesUnattributed": ("LinesUnattributed", "Sum", 1, quiet),
         "RecordsInDoubt": ("RecordsInDoubt", "Maximum", 1, quiet),
         "UsageExcess": ("UsageExcess", "Sum", 1, quiet),
         "UsageLost": ("UsageLost", "Sum", 1, quiet),

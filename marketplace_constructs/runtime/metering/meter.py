@@ -54,6 +54,7 @@ from marketplace_constructs.runtime.metering.totals import (
     PlanTimeline,
     UsageLog,
 )
+from marketplace_constructs.runtime.metering.usage_events import DuckDbUsageEvents, LinesAndEvents
 from marketplace_constructs.runtime.observability import count, gauge, logger, metrics
 from marketplace_constructs.runtime.plan_tables import S3PlanTables
 from marketplace_constructs.runtime.plan_versions import DynamoDbPlanVersions
@@ -108,7 +109,7 @@ class Ports:
     Args:
         facts: Every buyer's facts, read anew.
         plans: Which tables hold.
-        log: The access log.
+        log: Calls and usage events.
         ledger: One process's own view of it.
         metering: AWS Marketplace.
         trail: What CloudTrail shows; None where it is not asked.
@@ -468,6 +469,19 @@ def rules_of(settings: MeterSettings) -> MeteringRules:
     )
 
 
+def _usage_log(settings: MeterSettings) -> UsageLog:
+    memory = f"{settings.duckdb_memory_mb}MB"
+    lines = DuckDbUsageLog(S3LogFiles(client("s3"), settings.log_bucket, settings.log_prefix), memory=memory)
+    if not settings.usage_events:
+        return lines
+    events = DuckDbUsageEvents(
+        S3LogFiles(client("s3"), settings.log_bucket, settings.events_prefix),
+        declared=settings.usage_events.split(","),
+        memory=memory,
+    )
+    return LinesAndEvents(lines, events)
+
+
 @cache
 def _settings() -> MeterSettings:
     return MeterSettings.from_environment()
@@ -487,9 +501,7 @@ def handler(event: Mapping[str, object], context: LambdaContext, *, clock: Clock
             DynamoDbPlanVersions(client("dynamodb"), settings.plans_table),
             S3PlanTables(client("s3"), settings.tables_bucket),
         ),
-        log=DuckDbUsageLog(
-            S3LogFiles(client("s3"), settings.log_bucket, settings.log_prefix), memory=f"{settings.duckdb_memory_mb}MB"
-        ),
+        log=_usage_log(settings),
         ledger=Ledger(objects, run=uuid.uuid4().hex),
         metering=metering_client(settings.metering_region),
         trail=CloudTrail(client("cloudtrail", settings.metering_region)),
