@@ -1,10 +1,10 @@
 """A sale in which everything goes wrong: the production meter against the Marketplace stand-in, in memory.
 
-A world lives through one or two days, often over the end of a month. Buyers call, subscribe, renew, cancel and are moved
-to other plans; policies change and are rolled back; log files come late, doubled and out of order; the meter's processes
-die before and after every step that lasts, overtake each other and disagree about the time; AWS throttles, loses replies
-and leaves records out. Then the world calms down until nothing can happen any more, and ``check`` looks at it from
-outside.
+A world lives through one or two days, often over the end of a month. Buyers call, subscribe, renew, cancel and are
+moved to other plans; policies change and are rolled back; log files come late, doubled and out of order; the meter's
+processes die before and after every step that lasts, overtake each other and disagree about the time; AWS throttles,
+loses replies and leaves records out. Then the world calms down until nothing can happen any more, and ``check`` looks
+at it from outside.
 """
 
 from __future__ import annotations
