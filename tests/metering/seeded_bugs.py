@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 from unittest.mock import patch
@@ -14,7 +15,8 @@ from simulation import run_seed
 
 from marketplace_constructs.domain import metering
 from marketplace_constructs.domain.metering import LedgerState, LossReason, Manifest, Outcome, Settlement, Status
-from marketplace_constructs.runtime.metering import buyers, meter, send, totals
+from marketplace_constructs.queries.usage_events import Event
+from marketplace_constructs.runtime.metering import buyers, meter, send, totals, usage_events
 from marketplace_constructs.runtime.metering.ledger import Answer
 from marketplace_constructs.runtime.metering.objects import MemoryObjects
 from marketplace_constructs.runtime.metering.send import Sender
@@ -287,6 +289,36 @@ def waiting_usage_forgotten(stack: ExitStack) -> None:
         return original(self, state, now, **({**said, "again": ()} if "again" in said else said))
 
     stack.enter_context(patch.object(meter.Meter, "_next", forget))
+
+
+def _events(stack: ExitStack, change: Callable[[Event], Event]) -> None:
+    original = usage_events.read_event
+
+    def read_event(text: bytes) -> Event | None:
+        event = original(text)
+        return event and change(event)
+
+    stack.enter_context(patch.object(usage_events, "read_event", read_event))
+
+
+@_bug
+def events_known_by_id_alone(stack: ExitStack) -> None:
+    _events(stack, lambda event: event._replace(source=""))
+
+
+@_bug
+def copy_with_another_time_counted(stack: ExitStack) -> None:
+    _events(stack, lambda event: event._replace(event_id=f"{event.event_id}/{event.time_ms}"))
+
+
+@_bug
+def event_rounded_to_float(stack: ExitStack) -> None:
+    original = usage_events.event_quantity
+
+    def event_quantity(whole_sum: int, fraction_sum: int, *, multiply: Decimal) -> Fraction:
+        return Fraction(float(original(whole_sum, fraction_sum, multiply=multiply)))
+
+    stack.enter_context(patch.object(usage_events, "event_quantity", event_quantity))
 
 
 def catches(bug: str, seed: int) -> bool:

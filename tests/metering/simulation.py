@@ -1,16 +1,17 @@
 """A sale in which everything goes wrong: the production meter against the Marketplace stand-in, in memory.
 
 A world lives through one or two days, often over the end of a month. Buyers call, subscribe, renew, cancel and are
-moved to other plans; policies change and are rolled back; log files come late, doubled and out of order; the meter's
-processes die before and after every step that lasts, overtake each other and disagree about the time; AWS throttles,
-loses replies and leaves records out. Then the world calms down until nothing can happen any more, and ``check`` looks
-at it from outside.
+moved to other plans; backends tell usage events of them; policies change and are rolled back; files of both come late,
+doubled and out of order; the meter's processes die before and after every step that lasts, overtake each other and
+disagree about the time; AWS throttles, loses replies and leaves records out. Then the world calms down until nothing
+can happen any more, and ``check`` looks at it from outside.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,7 @@ from marketplace_constructs.domain.metering import (
     Series,
     hour_of,
 )
-from marketplace_constructs.domain.plan_table import Cell, LineState, PlanTable, RouteAccess
+from marketplace_constructs.domain.plan_table import Cell, EventMeter, LineState, PlanTable, RouteAccess
 from marketplace_constructs.domain.plan_versions import PlanVersion, next_hour
 from marketplace_constructs.domain.product import Category, Dimension, Metering, Product
 from marketplace_constructs.queries.access_log import FIELDS
@@ -57,7 +58,8 @@ from marketplace_constructs.runtime.metering.ledger import Ledger
 from marketplace_constructs.runtime.metering.log_files import MemoryLogFiles
 from marketplace_constructs.runtime.metering.meter import Meter, MeterOptions, Ports
 from marketplace_constructs.runtime.metering.objects import MemoryObjects
-from marketplace_constructs.runtime.metering.totals import DuckDbUsageLog, MemoryUsageLog, PlanTimeline, UsageLog
+from marketplace_constructs.runtime.metering.totals import DuckDbUsageLog, MemoryUsageLog, PlanTimeline
+from marketplace_constructs.runtime.metering.usage_events import DuckDbUsageEvents, LinesAndEvents, MemoryUsageEvents
 
 HOUR: Final = timedelta(hours=1)
 MINUTE: Final = timedelta(minutes=1)
@@ -65,6 +67,9 @@ PLAN: Final = "retail@1"
 PARTNER: Final = "partner@1"
 PATHS: Final = ("/v1/nouns", "/v1/nouns/{id}", "/v1/texts")
 DIMENSIONS: Final = ("calls", "data")
+STORED: Final = "storage"
+SEATS: Final = "seats"
+SEATS_ROUNDED_TO: Final = 5
 _LATE: Final = 26 * HOUR
 _TRAIL_LAG: Final = 15 * MINUTE
 
@@ -116,7 +121,9 @@ def troubles_of(rng: random.Random) -> Troubles:
 
 
 def plan_table(weight: Decimal, plan: str = PLAN) -> PlanTable:
-    """Calls by weight where they succeed, data in units of 10 kB, begun thousands of bytes each."""
+    """Calls by weight where they succeed, and seats by the begun five; data in units of 10 kB, begun thousands of bytes
+    each, and storage by weight.
+    """
     return PlanTable(
         plan=plan,
         product="nouns",
@@ -133,6 +140,10 @@ def plan_table(weight: Decimal, plan: str = PLAN) -> PlanTable:
                 Cell(method="GET", path=path, dimension="data", state=LineState.BILLABLE, metric="response.bytes",
                      round_up=1_000, base_units=10_000),
             )
+        ),
+        events=(
+            EventMeter(event=SEATS, dimension="calls", policy="p@1", sid="Seats", round_up=SEATS_ROUNDED_TO),
+            EventMeter(event=STORED, dimension="data", policy="p@1", sid="Stored", multiply=weight),
         ),
     )  # fmt: skip
 
@@ -268,13 +279,22 @@ class World:
         self.market = Marketplace(self.clock, seed=seed, settings=settings)
         self.listing = self.market.add_product(self.product)
         self.objects = MemoryObjects()
-        self.files = MemoryLogFiles()
+        self.files, self.event_files = MemoryLogFiles(), MemoryLogFiles()
         self.facts = MemoryFacts()
         self.versions, self.tables = MemoryPlanVersions(), MemoryPlanTables()
         self.weights: dict[datetime, Decimal] = {}
         self.set_weight(Decimal(1), hour_of(self.start) - HOUR)
-        self.log: UsageLog = (
-            DuckDbUsageLog(self.files, threads=1) if uses_duckdb else MemoryUsageLog(self.files, self.files.content)
+        declared = (SEATS, STORED)
+        self.log = (
+            LinesAndEvents(
+                DuckDbUsageLog(self.files, threads=1),
+                DuckDbUsageEvents(self.event_files, declared=declared, threads=1),
+            )
+            if uses_duckdb
+            else LinesAndEvents(
+                MemoryUsageLog(self.files, self.files.content),
+                MemoryUsageEvents(self.event_files, self.event_files.content, declared=declared),
+            )
         )
         decimals = rng.choice([0, 6])
         self.options = MeterOptions(
@@ -294,7 +314,9 @@ class World:
         self.troubles_seen = False
         self._pending_facts: list[tuple[datetime, Fact]] = []
         self._pending_files: list[tuple[datetime, datetime, bytes]] = []
+        self._pending_events: list[tuple[datetime, datetime, bytes]] = []
         self._calls = 0
+        self._told = Counter[str]()
         self._file_number = 0
         self._fact_number = 0
         self._cut_off_until = datetime.min.replace(tzinfo=UTC)
@@ -346,6 +368,7 @@ class World:
         self.lives.append(life)
         self._fact(FactKind.REGISTERED, life, now)
         self._fact(FactKind.ACTIVATED, life, now)
+        self._fact(FactKind.ASSIGNED, life, now, plan=PLAN, takes_effect_at=hour_of(now))
 
     def cancel(self, life: Life) -> None:
         end = self.rng.choice([self.market.cancel, self.market.expire, self.market.terminate])
@@ -415,6 +438,7 @@ class World:
         wait = RUNS_EVERY if is_ending else rng.choice([5, 10, 20, 30]) * MINUTE
         self.clock.advance(wait + timedelta(seconds=rng.randint(0, 59)))
         self._call_api(before, self.clock.now())
+        self._tell_usage(before, self.clock.now())
         self._change(buyers)
         self._deliver()
         if rng.random() < self.troubles.cut_off:
@@ -470,9 +494,56 @@ class World:
         if rng.random() < self.troubles.garbage:
             lines.append(b'{"extendedRequestId": "x", "requestTimeEpoch": 12')
             self.garbage += 1
-        self._log_lines(lines, until)
+        self._log_lines(lines, until, self._pending_files)
 
-    def _log_lines(self, lines: list[bytes], until: datetime) -> None:
+    def _tell_usage(self, since: datetime, until: datetime) -> None:
+        """Backends tell usage, mostly of whoever lives."""
+        rng = self.rng
+        lines = []
+        for life in self.lives:
+            at = since + rng.random() * (until - since)
+            if life.ends_at is None and at >= life.starts_at and rng.random() < 0.3:
+                lines.append(self._event(self._named(life, at), at, life=life))
+            elif life.ends_at == since and life.is_over and rng.random() < 0.5:
+                lines.append(self._event(life.id, since))
+        if rng.random() < self.troubles.garbage:
+            lines.append(self._event("agmt-unknown", until))
+        if rng.random() < self.troubles.garbage:
+            wrong = [{"data": {"value": 1.5}}, {"time": (until - 30 * HOUR).isoformat()}, {"type": "gone"}]
+            lines.append(self._event(self.lives[0].id, until, **rng.choice(wrong)))
+            self.garbage += 1
+        self._log_lines(lines, until, self._pending_events)
+
+    def _event(self, named: str, at: datetime, *, life: Life | None = None, **wrong: Any) -> bytes:
+        """One event, and maybe a copy that tells a later time, which counts nothing."""
+        rng = self.rng
+        at = at.replace(microsecond=at.microsecond // 1000 * 1000)
+        name, source = rng.choice([STORED, STORED, SEATS]), rng.choice(["/disks", "/desks"])
+        value = Decimal(rng.choice([1, 7, rng.randint(0, 10**6)])).scaleb(-rng.randint(0, 5))
+        self._told[source] += 1
+        if life is not None and name == STORED:
+            weight = self.weight_at(hour_of(at), life.plan_at(at))
+            self._count(life.id, "data", hour_of(at), Fraction(value) * Fraction(weight))
+        elif life is not None:
+            seats = math.ceil(value / SEATS_ROUNDED_TO) * SEATS_ROUNDED_TO
+            self._count(life.id, "calls", hour_of(at), Fraction(seats))
+        detail = {
+            "specversion": "1.0", "id": str(self._told[source]), "source": source, "type": name, "subject": named,
+            "time": at.isoformat(), "data": {"value": f"{value:f}"},
+        }  # fmt: skip
+        if wrong:
+            # Ends otherwise than a whole line: no file with it comes twice.
+            return json.dumps({"detail": detail | wrong}).encode() + b" "
+        copies = [detail]
+        if rng.random() < self.troubles.doubled:
+            copies.append(detail | {"time": (at + rng.randint(1, 90) * MINUTE).isoformat()})
+        return b"\n".join(json.dumps({"detail": copy}).encode() for copy in copies)
+
+    def _named(self, life: Life, at: datetime) -> str:
+        """Some minutes after a renewal the new agreement is named."""
+        return life.id if at > life.starts_at + 3 * MINUTE and not self.product.is_legacy else life.named
+
+    def _log_lines(self, lines: list[bytes], until: datetime, pending: list[tuple[datetime, datetime, bytes]]) -> None:
         rng = self.rng
         rng.shuffle(lines)
         files = [b"\n".join(lines)] if lines else []
@@ -487,23 +558,21 @@ class World:
                 if rng.random() < self.troubles.late:
                     late = timedelta(minutes=rng.choice([20, 60, 200, 1_200]) * rng.random())
                     arrived, delay = (arrived + late, delay) if rng.random() < 0.5 else (arrived, delay + late)
-                self._pending_files.append((arrived + delay, hour_of(arrived), content + b"\n"))
+                pending.append((arrived + delay, hour_of(arrived), content + b"\n"))
 
     def _call(self, life: Life, at: datetime) -> bytes:
         rng = self.rng
         status = rng.choice([200, 200, 200, 204, 404, 500])
         size = rng.choice([0, rng.randint(1, 50_000), 30_000])
         path = rng.choice(PATHS)
-        named = life.named
         hour = hour_of(at)
         if status < 400:
             self._count(life.id, "calls", hour, Fraction(self.weight_at(hour, life.plan_at(at))))
         self._count(life.id, "data", hour, Fraction((size + 999) // 1_000 * 1_000, 10_000))
-        # Some minutes after a renewal the gate names the new agreement.
-        if at > life.starts_at + 3 * MINUTE and not self.product.is_legacy:
-            named = life.id
         # An answer of the gate that API Gateway keeps may name the plan of some minutes ago.
-        return self._line(named, at, path, status, size, plan=life.plan_at(at - rng.choice([0, 5]) * MINUTE))
+        return self._line(
+            self._named(life, at), at, path, status, size, plan=life.plan_at(at - rng.choice([0, 5]) * MINUTE)
+        )
 
     def _count(self, agreement: str, dimension: str, hour: datetime, quantity: Fraction) -> None:
         hours = self.truth.setdefault(Series(agreement=agreement, dimension=dimension), {})
@@ -533,18 +602,19 @@ class World:
     def _deliver(self, *, everything: bool = False) -> None:
         now = self.clock.now()
         self._tell()
-        self.rng.shuffle(self._pending_files)
-        for pending in list(self._pending_files):
-            delivered_at, hour, content = pending
-            if delivered_at <= now or everything:
-                self._file_number += 1
-                self.files.add(
-                    min(hour, hour_of(now)),
-                    f"{self._file_number:05}",
-                    content,
-                    modified_at=now - timedelta(seconds=self.rng.randint(0, 120)),
-                )
-                self._pending_files.remove(pending)
+        for waiting, files in ((self._pending_files, self.files), (self._pending_events, self.event_files)):
+            self.rng.shuffle(waiting)
+            for pending in list(waiting):
+                delivered_at, hour, content = pending
+                if delivered_at <= now or everything:
+                    self._file_number += 1
+                    files.add(
+                        min(hour, hour_of(now)),
+                        f"{self._file_number:05}",
+                        content,
+                        modified_at=now - timedelta(seconds=self.rng.randint(0, 120)),
+                    )
+                    waiting.remove(pending)
 
     def _meter_from_elsewhere(self) -> None:
         if not (alive := self.alive()):
@@ -645,7 +715,8 @@ def check(world: World) -> None:
     _check_records(world, records)
     _check_fates(world, records, fates)
     _check_aws(world, records)
-    assert sum(len(content.splitlines()) for content in world.files.quarantined.values()) == world.garbage
+    quarantined = [*world.files.quarantined.values(), *world.event_files.quarantined.values()]
+    assert sum(len(content.splitlines()) for content in quarantined) == world.garbage
 
 
 def _check_conservation(world: World, records: Mapping[str, Record], losses: list[Any]) -> None:

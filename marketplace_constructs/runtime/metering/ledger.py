@@ -20,6 +20,7 @@ from marketplace_constructs.runtime.metering.objects import Objects
 
 SNAPSHOT_EVERY: Final = 64
 """Manifests between two snapshots of the state."""
+_ANSWER: Final = "-answer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,8 @@ class Ledger:
         self._state: LedgerState | None = None
         self._digest = ""
         self._calls = 0
-        self._attempts: dict[str, codec.Json] = {}
+        self._attempts: dict[int, tuple[int, dict[str, list[Attempt]]]] = {}
+        self._read: dict[tuple[str, bool], dict[str, Attempt]] = {}
 
     def claim(self, *, stack: str, kind: str, first_hour: datetime, now: datetime, joins: str = "") -> datetime:
         """Make the ledger this stack's, or join the one that another stack began.
@@ -162,25 +164,46 @@ class Ledger:
 
     def attempts_of(self, records: Iterable[Record]) -> dict[str, list[Attempt]]:
         """Every attempt to send each of some records, by any process, the oldest first."""
-        wanted = {record.id for record in records}
-        found: dict[str, list[Attempt]] = {record: [] for record in wanted}
-        known: dict[str, codec.Json] = {}
-        for sequence in sorted({_sequence(record) for record in wanted}):
-            for key in self._objects.keys(f"attempts/{sequence:012}/"):
-                known[key] = self._attempts.get(key) or codec.from_bytes(self._objects.get(key) or b"{}")
-        self._attempts = known
-        for key, attempt in known.items():
-            if key.endswith("-answer.json"):
-                continue
-            answered = known.get(f"{key.removesuffix('.json')}-answer.json")
-            answers = {one["record"]: one for one in answered["results"]} if answered else {}
-            for record in wanted.intersection(attempt["records"]):
-                one = answers.get(record)
-                answer = (
-                    Answer(status=Status(one["status"]), metering_record_id=one["metering_record_id"]) if one else None
-                )
-                found[record].append(Attempt(at=codec.moment(attempt["at"]), answer=answer))
-        return {record: sorted(attempts, key=lambda attempt: attempt.at) for record, attempts in found.items()}
+        wanted = [record.id for record in records]
+        sent = {sequence: self._attempts_under(sequence) for sequence in {_sequence(record) for record in wanted}}
+        return {record: sent[_sequence(record)].get(record, []) for record in wanted}
+
+    def _attempts_under(self, sequence: int) -> dict[str, list[Attempt]]:
+        """Every attempt to send records of one manifest. Names are only ever added; so as many are the same."""
+        keys = self._objects.keys(f"attempts/{sequence:012}/")
+        count, found = self._attempts.get(sequence, (0, {}))
+        if len(keys) > count:
+            answers = {key for key in keys if key.endswith(_ANSWER)}
+            attempts = [
+                self._sent(key, is_answered=f"{key.removesuffix('.json')}{_ANSWER}" in answers)
+                for key in keys
+                if key not in answers
+            ]
+            found = {}
+            for attempt in attempts:
+                for record, one in attempt.items():
+                    found.setdefault(record, []).append(one)
+            for several in found.values():
+                several.sort(key=lambda attempt: attempt.at)
+            self._attempts[sequence] = len(keys), found
+        return found
+
+    def _sent(self, key: str, *, is_answered: bool) -> dict[str, Attempt]:
+        """One attempt to send some records, and what was answered for each; read once."""
+        known = self._read.get((key, is_answered))
+        if known is None:
+            attempt = codec.from_bytes(self._objects.get(key) or b"{}")
+            answers: dict[str, Answer] = {}
+            if is_answered:
+                answered = codec.from_bytes(self._objects.get(f"{key.removesuffix('.json')}{_ANSWER}") or b"{}")
+                answers = {
+                    one["record"]: Answer(status=Status(one["status"]), metering_record_id=one["metering_record_id"])
+                    for one in answered["results"]
+                }
+            at = codec.moment(attempt["at"])
+            known = {record: Attempt(at=at, answer=answers.get(record)) for record in attempt["records"]}
+            self._read[key, is_answered] = known
+        return known
 
     def _put(self, key: str, document: Mapping[str, object]) -> None:
         if not self._objects.put_new(key, codec.to_bytes(document)):
