@@ -20,6 +20,9 @@ FRESH_FOR: Final = timedelta(seconds=60)
 What holds in an hour is settled before it begins; only a plan's first version comes within one."""
 
 
+_LAST_OF_TWO_DIGITS: Final = 99
+
+
 class PlanVersions(Protocol):
     """All versions of all plans of one SellableApi."""
 
@@ -39,7 +42,8 @@ class PlanVersions(Protocol):
 class DynamoDbPlanVersions:
     """Versions in DynamoDB: partition key ``plan``, sort key ``holds_from``.
 
-    The sort key is the hour, such as ``2026-12-01T00:00:00Z``; a second deployment for the same hour appends ``#02``.
+    The sort key is the hour, such as ``2026-12-01T00:00:00Z``; a second deployment for the same hour appends ``#02``, a
+    hundredth ``#:100``: a colon, which sorts after every digit, for each digit more than two.
     """
 
     def __init__(self, client: DynamoDBClient, table: str) -> None:
@@ -63,17 +67,19 @@ class DynamoDbPlanVersions:
             ScanIndexForward=False,
             Limit=1,
         )["Items"]
-        return _read(items[0]) if items else None
+        if not items:
+            return None
+        version = _read(items[0])
+        return self._beyond(version) if version.number == _LAST_OF_TWO_DIGITS else version
 
     def add(self, version: PlanVersion) -> bool:
         """Record a version unless it is there."""
-        suffix = f"#{version.number:02}" if version.number > 1 else ""
         try:
             self._client.put_item(
                 TableName=self._table,
                 Item={
                     "plan": {"S": version.plan},
-                    "holds_from": {"S": f"{_hour_text(version.holds_from)}{suffix}"},
+                    "holds_from": {"S": _sort_key(version)},
                     "digest": {"S": version.digest},
                     "usage_plan_id": {"S": version.usage_plan_id},
                     "segment": {"S": version.segment},
@@ -88,6 +94,20 @@ class DynamoDbPlanVersions:
                 return False
             raise
         return True
+
+    def _beyond(self, version: PlanVersion) -> PlanVersion:
+        """The last of an hour in which numbers of three digits may stand as they were once written, such as ``#100``.
+
+        Those sort among the numbers of two digits.
+        """
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            ConsistentRead=True,
+            KeyConditionExpression="#plan = :plan AND begins_with(holds_from, :hour)",
+            ExpressionAttributeNames={"#plan": "plan"},
+            ExpressionAttributeValues={":plan": {"S": version.plan}, ":hour": {"S": _hour_text(version.holds_from)}},
+        )
+        return max((_read(item) for page in pages for item in page["Items"]), key=lambda one: one.number)
 
 
 class HeldPlans:
@@ -111,6 +131,11 @@ class HeldPlans:
             self._known, self._read_at = self._versions.versions(), now
         return deployed(self._known, now)
 
+    def anew(self, now: datetime) -> dict[str, PlanVersion]:
+        """As ``at``, but read now: for what is decided once and for good."""
+        self._read_at = None
+        return self.at(now)
+
 
 def is_fresh(read_at: datetime | None, now: datetime) -> bool:
     """Whether what was read then still holds."""
@@ -121,12 +146,18 @@ def _hour_text(hour: datetime) -> str:
     return f"{hour.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+def _sort_key(version: PlanVersion) -> str:
+    digits = f"{version.number:02}"
+    suffix = f"#{':' * (len(digits) - 2)}{digits}" if version.number > 1 else ""
+    return f"{_hour_text(version.holds_from)}{suffix}"
+
+
 def _read(item: Mapping[str, Any]) -> PlanVersion:
     hour, _, number = item["holds_from"]["S"].partition("#")
     return PlanVersion(
         plan=item["plan"]["S"],
         holds_from=datetime.fromisoformat(hour),
-        number=int(number or 1),
+        number=int(number.lstrip(":") or 1),
         digest=item["digest"]["S"],
         usage_plan_id=item["usage_plan_id"]["S"],
         segment=item["segment"]["S"],

@@ -187,6 +187,28 @@ def test_the_last_word_for_the_latest_hour_holds(versions: PlanVersions) -> None
     assert versions.holding("retail", AT + timedelta(days=9)) is None
 
 
+def test_the_hundredth_and_the_thousandth_word_for_an_hour_hold(versions: PlanVersions) -> None:
+    for number in (1, 2, 10, 98, 99, 100, 101, 999, 1000):
+        version = replace(VERSION, number=number, digest=f"{number}")
+        assert versions.add(version)
+        assert versions.holding("retail@1", AT) == version
+    assert {version.number for version in versions.versions()} == {1, 2, 10, 98, 99, 100, 101, 999, 1000}
+
+
+def test_a_hundredth_word_for_an_hour_that_was_written_as_it_once_was_holds(aws: LocalAws) -> None:
+    name = table(aws, "plan", "holds_from")
+    client = aws.client("dynamodb")
+    versions = DynamoDbPlanVersions(client, name)
+    for number in (1, 2, 99):
+        assert versions.add(replace(VERSION, number=number, digest=f"{number}"))
+    [last] = [item for item in client.scan(TableName=name)["Items"] if item["holds_from"]["S"].endswith("#99")]
+    hour = last["holds_from"]["S"].removesuffix("#99")
+    client.put_item(TableName=name, Item={**last, "holds_from": {"S": f"{hour}#100"}, "digest": {"S": "100"}})
+    assert versions.holding("retail@1", AT) == replace(VERSION, number=100, digest="100")
+    assert versions.add(replace(VERSION, number=101, digest="101"))
+    assert versions.holding("retail@1", AT) == replace(VERSION, number=101, digest="101")
+
+
 @pytest.fixture(params=["memory", "s3"])
 def tables(request: pytest.FixtureRequest, aws: LocalAws) -> PlanTables:
     if request.param == "memory":

@@ -48,6 +48,17 @@ def test_an_agreement_gets_the_plan_of_the_documents_before_its_first_call() -> 
     assert [sale.gate(key, route) for route in (READ, WRITE)] == ["Allow", "Deny"]
 
 
+def test_an_assignment_is_by_what_was_deployed_a_moment_ago() -> None:
+    sale = two_plans()
+    sale.register()
+    sale.tell(event(CREATED))
+    sale.hold("special@1", READ, assign_to={"Accounts": [BUYER]})
+    sale.wait(seconds=1)
+    sale.tell(event(LICENSED))
+    assert sale.assigned() == [("special@1", START)]
+    assert sale.opens(sale.issue(sale.register()))
+
+
 def test_an_activation_that_is_told_late_has_its_plan_from_the_hour_of_the_activation() -> None:
     sale = two_plans()
     sale.wait(hours=3)

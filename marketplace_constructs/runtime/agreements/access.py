@@ -6,7 +6,7 @@ ought to be so, and changes what is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,7 +21,7 @@ from marketplace_constructs.domain.agreements import (
     documents_assignment,
 )
 from marketplace_constructs.domain.assignment import assigned_plan
-from marketplace_constructs.domain.plan_versions import EVERY_CALL, Assignment, from_now_on, hour_of
+from marketplace_constructs.domain.plan_versions import EVERY_CALL, Assignment, PlanVersion, from_now_on, hour_of
 from marketplace_constructs.domain.product import ProductTerms
 from marketplace_constructs.runtime.agreements.api_keys import ApiKey, ApiKeys
 from marketplace_constructs.runtime.agreements.facts import FactStore
@@ -124,9 +124,23 @@ class Access:
         """
         if self._plans is None:
             return False
+        if not any(self._unassigned(agreements, facts, self._plans.at(now), now)):
+            return False
+        # An assignment is for good: what was deployed a moment ago counts.
+        due = list(self._unassigned(agreements, facts, self._plans.anew(now), now))
+        for fact in due:
+            self._facts.add(fact)
+        return bool(due)
+
+    def _unassigned(
+        self,
+        agreements: tuple[Agreement, ...],
+        facts: tuple[Fact, ...],
+        held: Mapping[str, PlanVersion],
+        now: datetime,
+    ) -> Iterator[Fact]:
+        """The assignments that are due by what holds of the plans."""
         known = {fact.id for fact in facts}
-        held = self._plans.at(now)
-        has_assigned = False
         for agreement in agreements:
             # Two at once make one fact.
             identity, since = documents_assignment(agreement.id), agreement.activated_at or now
@@ -140,20 +154,16 @@ class Access:
             plan = assigned_plan(agreement, held.values(), now=now) if is_let_in and identity not in known else None
             if plan is None:
                 continue
-            self._facts.add(
-                Fact(
-                    id=identity,
-                    kind=FactKind.ASSIGNED,
-                    buyer=agreement.buyer,
-                    at=now,
-                    agreement_id=agreement.id,
-                    plan=plan,
-                    takes_effect_at=hour_of(min(since, now)),
-                    note="by the documents",
-                )
+            yield Fact(
+                id=identity,
+                kind=FactKind.ASSIGNED,
+                buyer=agreement.buyer,
+                at=now,
+                agreement_id=agreement.id,
+                plan=plan,
+                takes_effect_at=hour_of(min(since, now)),
+                note="by the documents",
             )
-            has_assigned = True
-        return has_assigned
 
     def wanted(self, agreements: tuple[Agreement, ...], now: datetime) -> Iterator[Wanted]:
         """What ought to be so for each key of these agreements."""
