@@ -28,9 +28,9 @@ from marketplace_constructs.infrastructure.table import sale_table
 from marketplace_constructs.infrastructure.usage_plan import control_plane_arn, usage_plan_arn
 from marketplace_constructs.runtime.settings import (
     METRICS_NAMESPACE,
-    METRICS_SERVICE,
     AgreementsSettings,
     ReconciliationSettings,
+    metrics_dimensions,
 )
 
 if TYPE_CHECKING:
@@ -175,15 +175,12 @@ class Agreements(Construct):
         return [f"{plan}/keys" for plan in self._usage_plan_arns()]
 
     def _attention_alarm(self, alarm_topic: sns.ITopic | None) -> cloudwatch.Alarm:
-        """Goes off where something happened that nobody decided beforehand; it has revoked nothing.
-
-        The functions' metrics are the account's: with several products, the log says which one it was.
-        """
+        """Goes off where something happened that nobody decided beforehand; it has revoked nothing."""
         counts = {
             f"m{number}": cloudwatch.Metric(
                 namespace=METRICS_NAMESPACE,
                 metric_name=name,
-                dimensions_map={"service": METRICS_SERVICE},
+                dimensions_map=metrics_dimensions(self.settings.sale),
                 period=cdk.Duration.minutes(5),
                 statistic="Sum",
             )

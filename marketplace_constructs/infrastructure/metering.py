@@ -26,7 +26,7 @@ from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.tokens import resources_of_type, validate_at_synthesis
 from marketplace_constructs.infrastructure.usage_events import EVENTS_PREFIX
-from marketplace_constructs.runtime.settings import METRICS_NAMESPACE, METRICS_SERVICE, MeterSettings
+from marketplace_constructs.runtime.settings import METRICS_NAMESPACE, MeterSettings, metrics_dimensions
 
 if TYPE_CHECKING:
     from marketplace_constructs.infrastructure.agreements import Agreements
@@ -176,6 +176,7 @@ class Meter(Construct):
                 metering=product.metering,
                 metering_region=product.metering_region,
                 dimensions=",".join(dimension.key for dimension in product.dimensions if dimension.is_usage),
+                sale=agreements.settings.sale,
                 stack=cdk.Stack.of(self).stack_name,
                 joins=joins,
                 facts_table=agreements.facts_table.table_name,
@@ -208,7 +209,7 @@ class Meter(Construct):
             targets=[events_targets.LambdaFunction(self.function, dead_letter_queue=self.dead_letters.queue)],
         )
         validate_at_synthesis(self, lambda: list(self._twin_problems()))
-        self.alarms = (self.dead_letters.alarm, *self._alarms(alarm_topic))
+        self.alarms = (self.dead_letters.alarm, *self._alarms(agreements, alarm_topic))
         """Each names its runbook."""
 
     def metric_errors(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
@@ -309,11 +310,8 @@ class Meter(Construct):
             },
         )
 
-    def _alarms(self, alarm_topic: sns.ITopic | None) -> Iterator[cloudwatch.Alarm]:
-        """Those of what each run tells.
-
-        The metrics are the account's: with several products, the function's log says which one it was.
-        """
+    def _alarms(self, agreements: Agreements, alarm_topic: sns.ITopic | None) -> Iterator[cloudwatch.Alarm]:
+        """Those of what each run tells."""
         for watched in _WATCHED if self.product.is_native else (*_WATCHED, *_WATCHED_OF_SENDING):
             yield runbook_alarm(
                 self,
@@ -321,7 +319,7 @@ class Meter(Construct):
                 cloudwatch.Metric(
                     namespace=METRICS_NAMESPACE,
                     metric_name=watched.metric,
-                    dimensions_map={"service": METRICS_SERVICE},
+                    dimensions_map=metrics_dimensions(agreements.settings.sale),
                     period=cdk.Duration.minutes(15),
                     statistic=watched.statistic,
                 ),

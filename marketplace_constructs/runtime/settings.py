@@ -17,7 +17,16 @@ METRICS_NAMESPACE: Final = "MarketplaceConstructs"
 """Of the functions' own metrics; public, as alarms and dashboards rest on it."""
 
 METRICS_SERVICE: Final = "sellable-api"
-"""The one dimension of those metrics, named ``service``."""
+"""Their dimension ``service``, alike in all sales."""
+
+
+def metrics_dimensions(sale: str) -> dict[str, str]:
+    """The dimensions of a sale's metrics; public, like the namespace.
+
+    Args:
+        sale: Tells the sale apart from the others of its account and Region.
+    """
+    return {"service": METRICS_SERVICE, "sale": sale}
 
 
 class SettingsError(Exception):
@@ -82,6 +91,11 @@ class AgreementsSettings(Settings):
     usage_plan_id: str
     key_prefix: str
     plans_table: str = ""
+
+    @property
+    def sale(self) -> str:
+        """Tells the sale apart from the others of its account and Region, in metrics."""
+        return self.key_prefix.removesuffix("/")
 
     @property
     def terms(self) -> ProductTerms:
@@ -171,6 +185,7 @@ class MeterSettings(Settings):
 
     Args:
         dimensions: Keys of the usage dimensions, with commas between.
+        sale: As of the functions that change access.
         stack: Whose functions these are; the ledger is its own.
         joins: The stack that began the ledger, where this one is another; else empty.
         facts_table: Name of the table of facts.
@@ -199,6 +214,7 @@ class MeterSettings(Settings):
     metering: Metering
     metering_region: str
     dimensions: str
+    sale: str
     stack: str
     joins: str
     facts_table: str

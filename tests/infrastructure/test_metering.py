@@ -135,6 +135,7 @@ def test_the_meter_is_told_where_everything_lies_and_how_aws_wants_to_be_told(
         metering=Metering.PIPELINE,
         metering_region="eu-west-1",
         dimensions="calls",
+        sale=sale.agreements.settings.sale,
         stack="Full",
         joins="",
         facts_table=ref(sale.agreements.facts_table),

@@ -313,6 +313,21 @@ def test_two_products_of_one_stack_share_the_role_and_nothing_else(make_app: Mak
     codes = {r["Properties"]["ProductCode"] for r in template.of_type("Custom::MarketplaceProductCode").values()}
     assert codes == {"legacy123", "other456"}
     assert first.agreements.settings.key_prefix != second.agreements.settings.key_prefix
+    watched = {
+        tuple(
+            sorted(
+                (dimension["Name"], dimension["Value"]) for dimension in metric["MetricStat"]["Metric"]["Dimensions"]
+            )
+        )
+        for name, alarm in template.of_type("AWS::CloudWatch::Alarm").items()
+        if "Attention" in name
+        for metric in alarm["Properties"]["Metrics"]
+        if "MetricStat" in metric
+    }
+    assert watched == {
+        (("sale", sale.agreements.settings.sale), ("service", "sellable-api")) for sale in (first, second)
+    }
+    assert len(watched) == 2
     roles = template.of_type("AWS::IAM::Role").values()
     assert sum(role["Properties"].get("RoleName") is not None for role in roles) == 1
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -18,7 +19,8 @@ from marketplace_constructs.domain.metering import RUNS_EVERY, LossReason, Meter
 from marketplace_constructs.domain.product import Metering, Product
 from marketplace_constructs.rehearsal.marketplace import FaultKind, IdenticalResend
 from marketplace_constructs.runtime.metering.ledger import Ledger
-from marketplace_constructs.runtime.metering.meter import rules_of
+from marketplace_constructs.runtime.metering.meter import _settings, rules_of
+from marketplace_constructs.runtime.observability import gauge, metrics
 from marketplace_constructs.runtime.settings import MeterSettings
 
 HOUR = timedelta(hours=1)
@@ -317,6 +319,7 @@ def test_the_settings_say_how_aws_wants_to_be_told() -> None:
         metering=terms.metering,
         metering_region="us-east-1",
         dimensions="calls,data",
+        sale="Sale-Agreements",
         stack="Sale",
         joins="",
         facts_table="facts",
@@ -330,6 +333,19 @@ def test_the_settings_say_how_aws_wants_to_be_told() -> None:
     read = MeterSettings.from_environment(settings.to_environment())
     assert read == settings
     assert rules_of(read) == MeteringRules(decimals=0)
+
+
+def test_the_meters_metrics_name_its_sale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {field.name.upper(): "1" for field in fields(MeterSettings)}
+    environment |= {"AGREEMENT_KIND": "Concurrent", "PRICING_MODEL": "Subscription", "METERING": "Pipeline"}
+    for name, value in {**environment, "SALE": "First-Agreements"}.items():
+        monkeypatch.setenv(name, value)
+    _settings.__wrapped__()
+    gauge("RecordsInDoubt", 2)
+    metrics.flush_metrics()
+    told = json.loads(capsys.readouterr().out)
+    assert told["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["service", "sale"]]
+    assert (told["service"], told["sale"]) == ("sellable-api", "First-Agreements")
 
 
 def test_a_twin_that_wakes_up_late_corrects_a_loss(world: Calm) -> None:

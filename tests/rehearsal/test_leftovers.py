@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -19,6 +20,7 @@ from marketplace_constructs.rehearsal.journey import Journey, patience
 from marketplace_constructs.rehearsal.scenarios import SCENARIOS
 from marketplace_constructs.rehearsal.stage import Sale, SaleKind, Stage
 from marketplace_constructs.rehearsal.visit import CONTACT, TOKEN_FIELD
+from marketplace_constructs.runtime.settings import METRICS_NAMESPACE
 
 pytestmark = pytest.mark.rehearsal
 
@@ -150,6 +152,37 @@ def test_no_token_key_or_address_is_left_behind(stage: Stage, journeys: list[Jou
     searched = "\n".join(text for _, text in texts)
     for trace in ("AccessDenied", "key issued", "CloudWatchMetrics", "no notification", "key-created", "/register"):
         assert trace in searched, trace
+
+
+def test_each_sales_alarms_watch_the_metrics_of_its_own_functions(stage: Stage, journeys: list[Journey]) -> None:
+    del journeys
+    told = {}
+    for sale in stage.sales:
+        groups = sale.stack.of_type("AWS::Logs::LogGroup").values()
+        lines = (line for name in groups for line in lines_of(stage, name) if '"CloudWatchMetrics"' in line)
+        told[sale.settings.sale] = {
+            tuple((name, metrics[name]) for name in names)
+            for metrics in map(json.loads, lines)
+            for names in metrics["_aws"]["CloudWatchMetrics"][0]["Dimensions"]
+        }
+        alarms = [r for r in sale.stack.template["Resources"].values() if r["Type"] == "AWS::CloudWatch::Alarm"]
+        watched = [metric for alarm in alarms for metric in metrics_of(alarm["Properties"])]
+        own = [m["Dimensions"] for m in watched if m["Namespace"] == METRICS_NAMESPACE]
+        assert {tuple(sorted((d["Name"], d["Value"]) for d in one)) for one in own} == {
+            tuple(sorted(dimensions)) for dimensions in told[sale.settings.sale]
+        }
+    assert len({frozenset(each) for each in told.values()}) == len(stage.sales)
+
+
+def lines_of(stage: Stage, group: str) -> Iterator[str]:
+    pages = stage.aws.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+    return (line for page in pages for event in page["events"] for line in event["message"].splitlines())
+
+
+def metrics_of(alarm: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "MetricName" in alarm:
+        yield alarm
+    yield from (query["MetricStat"]["Metric"] for query in alarm.get("Metrics", ()) if "MetricStat" in query)
 
 
 def test_the_address_is_kept_in_the_table_of_contacts_and_of_a_key_only_its_digest(

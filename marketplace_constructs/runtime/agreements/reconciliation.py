@@ -24,7 +24,7 @@ from marketplace_constructs.runtime.agreements.service import AgreementsService
 from marketplace_constructs.runtime.aws import client, error_code
 from marketplace_constructs.runtime.clock import Clock
 from marketplace_constructs.runtime.dependencies import Dependencies
-from marketplace_constructs.runtime.observability import count, logger, metrics
+from marketplace_constructs.runtime.observability import count, logger, metrics, tell_of
 from marketplace_constructs.runtime.onboarding.contacts import DynamoDbContacts
 from marketplace_constructs.runtime.onboarding.mail import SesMail, send_owed
 from marketplace_constructs.runtime.plan_versions import HeldPlans
@@ -196,7 +196,9 @@ def _is_to_be_observed(agreement: Agreement, *, observes_all: bool, now: datetim
 
 @cache
 def _dependencies() -> Dependencies:
-    return Dependencies(ReconciliationSettings.from_environment())
+    settings = ReconciliationSettings.from_environment()
+    tell_of(settings.sale)
+    return Dependencies(settings)
 
 
 @metrics.log_metrics

@@ -55,7 +55,7 @@ from marketplace_constructs.runtime.metering.totals import (
     UsageLog,
 )
 from marketplace_constructs.runtime.metering.usage_events import DuckDbUsageEvents, LinesAndEvents
-from marketplace_constructs.runtime.observability import count, gauge, logger, metrics
+from marketplace_constructs.runtime.observability import count, gauge, logger, metrics, tell_of
 from marketplace_constructs.runtime.plan_tables import S3PlanTables
 from marketplace_constructs.runtime.plan_versions import DynamoDbPlanVersions
 from marketplace_constructs.runtime.settings import MeterSettings
@@ -484,7 +484,9 @@ def _usage_log(settings: MeterSettings) -> UsageLog:
 
 @cache
 def _settings() -> MeterSettings:
-    return MeterSettings.from_environment()
+    settings = MeterSettings.from_environment()
+    tell_of(settings.sale)
+    return settings
 
 
 @metrics.log_metrics

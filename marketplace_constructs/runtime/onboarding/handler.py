@@ -21,13 +21,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
-from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
-from aws_lambda_powertools.shared.cookies import Cookie, SameSite
-
 from marketplace_constructs.runtime.agreements.service import KeyRefused, TokenRefused, TryAgain
 from marketplace_constructs.runtime.aws import client, error_code, is_transient
 from marketplace_constructs.runtime.dependencies import Dependencies as AwsDependencies
-from marketplace_constructs.runtime.observability import count, logger, metrics
+from marketplace_constructs.runtime.observability import count, logger, metrics, tell_of
 from marketplace_constructs.runtime.onboarding.contacts import (
     Contact,
     Contacts,
@@ -74,7 +71,9 @@ _METHODS: Final = {
 }
 
 Fields = Mapping[str, list[str]]
-Handler = Callable[[dict[str, Any], "LambdaContext"], dict[str, Any]]
+Answer = dict[str, Any]
+"""What a Lambda proxy integration takes."""
+Handler = Callable[[dict[str, Any], "LambdaContext"], Answer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ class Problem(Exception):
     headers: Mapping[str, str] | None = None
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: LambdaContext) -> Answer:
     """Answer one request of a REST API's Lambda proxy integration."""
     return _app()(event, context)
 
@@ -118,6 +117,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 @cache
 def _app() -> Handler:
     settings = OnboardingSettings.from_environment()
+    tell_of(settings.sale)
     aws = AwsDependencies(settings)
     return create_app(
         Dependencies(
@@ -138,19 +138,12 @@ def _app() -> Handler:
 
 def create_app(dependencies: Dependencies) -> Handler:
     """The whole of onboarding over given ports."""
-    # Said explicitly, because the resolver's debug mode prints the event, and with it the token.
-    app = APIGatewayRestResolver(debug=False)
-    onboarding = _Onboarding(app, dependencies)
-    for path, method in _METHODS.items():
-        app.route(path, method=method)(getattr(onboarding, path.strip("/") or "home"))
-    app.use([onboarding.exact_path])
-    app.not_found(onboarding.not_found)
-    app.exception_handler(Exception)(onboarding.failed)
+    onboarding = _Onboarding(dependencies)
 
-    def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    def handle(event: dict[str, Any], context: LambdaContext) -> Answer:
         logger.append_keys(request_id=_request_id(event, context))
         try:
-            return app.resolve(event, context)
+            return onboarding.answer(event, context)
         finally:
             if metrics.metric_set:
                 metrics.flush_metrics()
@@ -159,11 +152,15 @@ def create_app(dependencies: Dependencies) -> Handler:
 
 
 class _Onboarding:
-    """The routes. Each either returns its page or raises what ``failed`` makes a page of."""
+    """The routes. Each either returns its page or raises what ``failed`` makes a page of.
 
-    def __init__(self, app: APIGatewayRestResolver, dependencies: Dependencies) -> None:
+    A function instance answers one request at a time, which is kept here meanwhile.
+    """
+
+    def __init__(self, dependencies: Dependencies) -> None:
         settings = dependencies.settings
-        self._app: Final = app
+        self._event: Mapping[str, Any] = {}
+        self._context: LambdaContext | None = None
         self._settings: Final = settings
         self._agreements: Final = dependencies.agreements
         self._contacts: Final = dependencies.contacts
@@ -178,17 +175,23 @@ class _Onboarding:
             )
         )
 
-    def exact_path(
-        self, app: APIGatewayRestResolver, next_middleware: Callable[[APIGatewayRestResolver], Response[str]]
-    ) -> Response[str]:
-        """Refuse ``/agreement/``, which the resolver takes for ours: relative links would go astray."""
-        return next_middleware(app) if app.current_event.path in _METHODS else self.not_found(None)
+    def answer(self, event: Mapping[str, Any], context: LambdaContext) -> Answer:
+        """Answer one request. Its path must be exact: below ``/agreement/`` relative links would go astray."""
+        self._event, self._context = event, context
+        path = event["path"]
+        try:
+            if event["httpMethod"].upper() == _METHODS.get(path):
+                route: Callable[[], Answer] = getattr(self, path.strip("/") or "home")
+                return route()
+        except Exception as error:  # noqa: BLE001 - a buyer is shown a page whatever happens
+            return self.failed(error)
+        return self.failed(self._not_found(path))
 
-    def home(self) -> Response[str]:
+    def home(self) -> Answer:
         """Say what this is, to whoever comes by hand."""
         return self._page(HTTPStatus.OK, "home")
 
-    def register(self) -> Response[str]:
+    def register(self) -> Answer:
         """Redeem a registration token and open a session."""
         # Every field but the token is accepted and looked at by nobody. Neither is Origin: which one AWS
         # Marketplace's form has is not documented [UNCONF].
@@ -206,24 +209,16 @@ class _Onboarding:
             is_fresh=registration.is_fresh,
         )
         return self._see_agreement(
-            Cookie(
-                COOKIE,
-                cookie,
-                path="/",
-                secure=True,
-                http_only=True,
-                # Strict would not be sent on the redirect that ends a post from another site.
-                same_site=SameSite.LAX_MODE,
-                max_age=int(LIFETIME.total_seconds()),
-            )
+            # SameSite=Strict would not be sent on the redirect that ends a post from another site.
+            f"{COOKIE}={cookie}; Path=/; Max-Age={int(LIFETIME.total_seconds())}; HttpOnly; Secure; SameSite=Lax"
         )
 
-    def agreement(self) -> Response[str]:
+    def agreement(self) -> Answer:
         """Show where the buyer stands and what is next."""
         session = self._session()
         return self._agreement_page(session, self._agreement(session))
 
-    def contact(self) -> Response[str]:
+    def contact(self) -> Answer:
         """Keep the contact address, the first one given, and confirm it by mail."""
         session, fields = self._own_form()
         agreement = self._agreement(session)
@@ -248,7 +243,7 @@ class _Onboarding:
             self._confirm(contact)
         return self._see_agreement()
 
-    def key(self) -> Response[str]:
+    def key(self) -> Answer:
         """Make the first key and show it, this once."""
         session, _ = self._own_form()
         agreement = self._agreement(session)
@@ -272,7 +267,7 @@ class _Onboarding:
         logger.info("key issued", buyer=session.buyer, reference=session.reference)
         return self._key_page(value, overlap=None)
 
-    def rotation(self) -> Response[str]:
+    def rotation(self) -> Answer:
         """Replace the key; the old one goes on for as long as chosen."""
         session, fields = self._own_form()
         agreement = self._agreement(session)
@@ -308,29 +303,26 @@ class _Onboarding:
         logger.info("key rotated", buyer=session.buyer, reference=session.reference, overlap_hours=int(hours))
         return self._key_page(value, overlap=overlap)
 
-    def not_found(self, _: Exception | None) -> Response[str]:
+    @staticmethod
+    def _not_found(path: str) -> Problem:
         """A path or method that is not ours."""
-        allowed = _METHODS.get(self._app.current_event.path)
+        allowed = _METHODS.get(path)
         if allowed:
-            return self.failed(
-                Problem(
-                    status=HTTPStatus.METHOD_NOT_ALLOWED,
-                    title="This page cannot be opened that way",
-                    sentence="It is part of setting up an account, and comes at its own step.",
-                    headers={"Allow": allowed},
-                    decision="method refused",
-                )
+            return Problem(
+                status=HTTPStatus.METHOD_NOT_ALLOWED,
+                title="This page cannot be opened that way",
+                sentence="It is part of setting up an account, and comes at its own step.",
+                headers={"Allow": allowed},
+                decision="method refused",
             )
-        return self.failed(
-            Problem(
-                status=HTTPStatus.NOT_FOUND,
-                title="There is no such page",
-                sentence="The address may be mistyped.",
-                decision="path refused",
-            )
+        return Problem(
+            status=HTTPStatus.NOT_FOUND,
+            title="There is no such page",
+            sentence="The address may be mistyped.",
+            decision="path refused",
         )
 
-    def failed(self, error: Exception) -> Response[str]:
+    def failed(self, error: Exception) -> Answer:
         """The page for anything that ends a request early. Only names and codes are logged, never a text."""
         problem = _problem(error)
         _count_problem(problem)
@@ -346,13 +338,13 @@ class _Onboarding:
             next_step=problem.next_step,
             retry=problem.retry,
             to_agreement=problem.to_agreement,
-            request_id=_request_id(self._app.current_event.raw_event, self._app.lambda_context)
+            request_id=_request_id(self._event, self._context)
             if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR
             else None,
         )
 
     def _session(self) -> Session:
-        return self._sessions.read(_header(self._app.current_event.raw_event, "cookie"))
+        return self._sessions.read(_header(self._event, "cookie"))
 
     def _own_form(self) -> tuple[Session, Fields]:
         """The fields of a form that this session was given, and that may change something."""
@@ -378,7 +370,7 @@ class _Onboarding:
 
     def _fields(self) -> Fields:
         """The fields of a posted form."""
-        event = self._app.current_event.raw_event
+        event = self._event
         content_type = next(iter(_header(event, "content-type")), "").partition(";")[0].strip().lower()
         if content_type != "application/x-www-form-urlencoded":
             raise Problem(
@@ -440,11 +432,11 @@ class _Onboarding:
         problem: str = "",
         problem_field: str = "",
         typed: str = "",
-    ) -> Response[str]:
+    ) -> Answer:
         live_keys = agreement.live_keys(self._clock())
         has_contact = self._contacts.get(contact_key(agreement.buyer, agreement.root)) is not None
         wants = _wants(agreement, is_fresh=session.is_fresh, has_contact=has_contact, has_key=bool(live_keys))
-        looks_again = self._app.current_event.query_string_parameters.get("refresh") != "off"
+        looks_again = (self._event.get("queryStringParameters") or {}).get("refresh") != "off"
         logger.info(
             "status shown",
             status=int(status),
@@ -470,7 +462,7 @@ class _Onboarding:
             api_url=self._settings.api_url,
         )
 
-    def _key_page(self, value: str, *, overlap: timedelta | None) -> Response[str]:
+    def _key_page(self, value: str, *, overlap: timedelta | None) -> Answer:
         method, _, path = self._settings.example_route.partition(" ")
         call = ["curl", *(["-X", method] if method != "GET" else []), "-H", f"x-api-key: {value}"]
         now = self._clock()
@@ -487,14 +479,9 @@ class _Onboarding:
         fields["form_token"] = self._sessions.form_token(session)
         return _busy(next_step="Wait a few seconds, then:", retry={"path": path, "fields": fields})
 
-    def _see_agreement(self, *cookies: Cookie) -> Response[str]:
-        return Response(
-            status_code=HTTPStatus.SEE_OTHER,
-            content_type="text/html; charset=utf-8",
-            headers={**self._pages.headers, "Location": "agreement"},
-            cookies=list(cookies),
-            body="",
-        )
+    def _see_agreement(self, cookie: str | None = None) -> Answer:
+        opened = {} if cookie is None else {"Set-Cookie": cookie}
+        return self._answer(HTTPStatus.SEE_OTHER, {"Location": "agreement", **opened}, "")
 
     def _page(
         self,
@@ -504,13 +491,17 @@ class _Onboarding:
         *,
         headers: Mapping[str, str] | None = None,
         **values: object,
-    ) -> Response[str]:
-        return Response(
-            status_code=status_code,
-            content_type="text/html; charset=utf-8",
-            headers={**self._pages.headers, **(headers or {})},
-            body=self._pages.render(template, **values),
-        )
+    ) -> Answer:
+        return self._answer(status_code, headers or {}, self._pages.render(template, **values))
+
+    def _answer(self, status: HTTPStatus, headers: Mapping[str, str], body: str) -> Answer:
+        all_headers = {"Content-Type": "text/html; charset=utf-8", **self._pages.headers, **headers}
+        return {
+            "statusCode": int(status),
+            "multiValueHeaders": {name: [value] for name, value in all_headers.items()},
+            "body": body,
+            "isBase64Encoded": False,
+        }
 
 
 def _wants(agreement: Agreement, *, is_fresh: bool, has_contact: bool, has_key: bool) -> str:
@@ -652,7 +643,7 @@ def _header(event: Mapping[str, Any], name: str) -> list[str]:
     return [str(value) for key, values in many.items() if key.lower() == name for value in values or ()]
 
 
-def _request_id(event: Mapping[str, Any], context: LambdaContext) -> str:
+def _request_id(event: Mapping[str, Any], context: LambdaContext | None) -> str:
     """What a buyer can name to the seller, and the log can be searched for."""
     own = getattr(context, "aws_request_id", None)
     return str(own or (event.get("requestContext") or {}).get("requestId", ""))

@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from marketplace_constructs.runtime.aws import error_code
 from marketplace_constructs.runtime.onboarding.contacts import Confirmation, Contact, Contacts
+from marketplace_constructs.runtime.onboarding.pages import templates
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
@@ -56,11 +57,8 @@ class SesMail:
         """Send the confirmation mail."""
         if not self._sender:
             return False
-        # An hourly reconciliation that owes no mail starts without Jinja.
-        from marketplace_constructs.runtime.onboarding.pages import TEMPLATES  # noqa: PLC0415
-
-        text = TEMPLATES.get_template("confirmation.txt").render(self._values)
-        html = TEMPLATES.get_template("confirmation.html").render(self._values)
+        text = templates().get_template("confirmation.txt").render(self._values)
+        html = templates().get_template("confirmation.html").render(self._values)
         subject = f"Your registration with {self._values['seller_name']}"
         try:
             self._client.send_email(

@@ -6,14 +6,16 @@ import hashlib
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from marketplace_constructs.domain.agreements import Agreement, State
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 WAITS_SECONDS: Final = 15
 """How often a page that waits for AWS loads itself anew, unless the buyer stops that."""
@@ -22,20 +24,29 @@ _DIRECTORY: Final = Path(__file__).parent / "templates"
 
 
 def _moment(at: datetime) -> Markup:
+    from markupsafe import Markup  # noqa: PLC0415  # as below
+
     at = at.astimezone(UTC)
     text = f"{at.day} {at:%B %Y, %H:%M} UTC"
     return Markup('<time datetime="{}">{}</time>').format(at.isoformat(timespec="seconds"), text)
 
 
-TEMPLATES: Final = Environment(
-    loader=FileSystemLoader(_DIRECTORY),
-    autoescape=lambda name: name is None or not name.endswith(".txt"),  # noqa: S701 - only mail text is not HTML
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
-TEMPLATES.filters["moment"] = _moment
+@cache
+def templates() -> Environment:
+    """Pages and mails. Jinja is imported with the first of them: a redirect, or a run that owes no mail, has none."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
+
+    environment = Environment(
+        loader=FileSystemLoader(_DIRECTORY),
+        autoescape=lambda name: name is None or not name.endswith(".txt"),  # noqa: S701 - only mail text is not HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["moment"] = _moment
+    return environment
+
 
 _STYLE: Final = (_DIRECTORY / "style.css").read_text(encoding="utf-8")
 _STYLE_HASH: Final = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -101,7 +112,7 @@ class Pages:
     """Renders pages for one seller."""
 
     def __init__(self, seller: Seller) -> None:
-        self._shared: Final = {"seller": seller, "style": Markup(_STYLE)}  # noqa: S704 - our own file
+        self._seller: Final = seller
         logo = urlsplit(seller.logo_url)
         images = f"{logo.scheme}://{logo.netloc}" if logo.netloc else "'none'"
         self.headers: Final = {
@@ -126,4 +137,7 @@ class Pages:
             template: File name without ``.html``.
             **values: What the template shows; a missing one is an error.
         """
-        return TEMPLATES.get_template(f"{template}.html").render(self._shared, **values)
+        from markupsafe import Markup  # noqa: PLC0415  # as above
+
+        style = Markup(_STYLE)  # noqa: S704 - our own file
+        return templates().get_template(f"{template}.html").render(seller=self._seller, style=style, **values)
