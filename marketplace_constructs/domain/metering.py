@@ -55,6 +55,8 @@ class LossReason(StrEnum):
     """AWS refused it by itself, with an error of the request, until it took nothing that old any more."""
     TOO_MUCH = "too-much"
     """More than one record can hold, and no other hour is free."""
+    BETWEEN_METERS = "between-meters"
+    """It was used after API Gateway's own meter was switched off, and before this one could bill."""
     RELEASED = "released"
     """A person decided that it is not billed."""
 
@@ -434,6 +436,7 @@ def seal(
     now: datetime,
     rules: MeteringRules,
     record_id_prefix: str,
+    billed_from: datetime | None = None,
 ) -> Sealed:
     """Seal what the ledger does not hold yet.
 
@@ -447,6 +450,7 @@ def seal(
         now: Decides what AWS still takes.
         rules: How AWS wants to be told.
         record_id_prefix: Makes the records' ids unique in the ledger.
+        billed_from: Usage of hours before is lost, and none of them takes a record. None: there are none.
     """
     records: list[Record] = []
     losses: list[Loss] = []
@@ -464,6 +468,7 @@ def seal(
             closed=closed if series in live else (),
             now=now,
             rules=rules,
+            billed_from=billed_from,
         )
         one.run()
         for draft in one.drafts:
@@ -528,9 +533,10 @@ class _SeriesSealing:
         closed: Sequence[datetime],
         now: datetime,
         rules: MeteringRules,
+        billed_from: datetime | None,
     ) -> None:
         self._series, self._state, self._usage, self._buyer = series, state, usage, buyer
-        self._closed, self._now, self._rules = closed, now, rules
+        self._closed, self._now, self._rules, self._billed_from = closed, now, rules, billed_from
         self._remainder = state.remainder
         self._drafts: dict[datetime, _Draft] = {}
         self.losses: list[Loss] = []
@@ -556,6 +562,9 @@ class _SeriesSealing:
         self._end()
 
     def _place(self, hour: datetime, usage: Usage, delta: Fraction) -> None:
+        if self._is_between_meters(hour):
+            self._lose(hour, delta, LossReason.BETWEEN_METERS)
+            return
         slot = self._slot_for(hour)
         if slot is not None:
             draft = self._drafts.setdefault(slot, self._draft(slot))
@@ -568,7 +577,13 @@ class _SeriesSealing:
         elif self._may_wait(hour):
             self.waiting += delta
         else:
-            self.losses.append(Loss(series=self._series, hour=hour, quantity=delta, reason=self._why_lost(hour)))
+            self._lose(hour, delta, self._why_lost(hour))
+
+    def _lose(self, hour: datetime, quantity: Fraction, reason: LossReason) -> None:
+        self.losses.append(Loss(series=self._series, hour=hour, quantity=quantity, reason=reason))
+
+    def _is_between_meters(self, hour: datetime) -> bool:
+        return self._billed_from is not None and hour < self._billed_from
 
     def _slot_for(self, hour: datetime) -> datetime | None:
         """The hour itself, or the next free one of the same month that is over."""
@@ -601,7 +616,7 @@ class _SeriesSealing:
 
     def _is_free(self, slot: datetime) -> bool:
         buyer = self._buyer
-        if slot in self._state.slots or slot + _HOUR <= buyer.started_at:
+        if slot in self._state.slots or slot + _HOUR <= buyer.started_at or self._is_between_meters(slot):
             return False
         if buyer.slots_from is not None and slot < buyer.slots_from:
             return False
@@ -639,7 +654,7 @@ class _SeriesSealing:
         for index, source in reversed(list(enumerate(draft.sources))):
             part = min(too_much, source.quantity)
             draft.sources[index] = Source(hour=source.hour, quantity=source.quantity - part)
-            self.losses.append(Loss(series=self._series, hour=source.hour, quantity=part, reason=LossReason.TOO_MUCH))
+            self._lose(source.hour, part, LossReason.TOO_MUCH)
             too_much -= part
             if too_much <= 0:
                 return
@@ -649,14 +664,7 @@ class _SeriesSealing:
         end = self._buyer.ended_at
         if end is None or self._now < end + self._rules.final_flush or self._remainder <= 0 or self.waiting:
             return
-        self.losses.append(
-            Loss(
-                series=self._series,
-                hour=hour_of(end),
-                quantity=self._remainder,
-                reason=LossReason.REMAINDER,
-            )
-        )
+        self._lose(hour_of(end), self._remainder, LossReason.REMAINDER)
 
 
 def floored(exact: Fraction, decimals: int) -> Decimal:

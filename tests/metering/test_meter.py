@@ -18,6 +18,7 @@ from marketplace_constructs.domain.errors import MarketplaceConstructsError
 from marketplace_constructs.domain.metering import RUNS_EVERY, LossReason, MeteringRules, Outcome, hour_of
 from marketplace_constructs.domain.product import Metering, Product
 from marketplace_constructs.rehearsal.marketplace import FaultKind, IdenticalResend
+from marketplace_constructs.runtime.metering import codec
 from marketplace_constructs.runtime.metering.ledger import Ledger
 from marketplace_constructs.runtime.metering.meter import _settings, rules_of
 from marketplace_constructs.runtime.observability import gauge, metrics
@@ -294,14 +295,30 @@ def test_a_natively_metered_product_is_reported_and_nothing_is_sent() -> None:
     assert not world.market.calls
 
 
-def test_where_api_gateway_metered_before_two_whole_hours_lie_between() -> None:
-    world = Calm()
+@pytest.mark.parametrize("sends_zero", [True, False])
+def test_where_api_gateway_metered_before_two_whole_hours_are_a_recorded_loss(sends_zero: bool) -> None:  # noqa: FBT001
+    world = Calm(sends_zero=sends_zero)
     world.options = replace(world.options, is_after_native=True)
     world._main = Process(world, timedelta(0))
     for _ in range(10):
         world.use(1)
         world.go(HOUR)
-    assert min(hour for hour, _ in world.billed()) == 14  # first at eleven; twelve and thirteen lie between
+    world.use(4, ago=7 * HOUR + 50 * MINUTE)  # late, of twelve
+    world.go(HOUR)
+    assert min(hour for hour, _ in world.billed()) == 14
+    lost = [loss for manifest in manifests(world) for loss in manifest.losses if loss.series.dimension == "calls"]
+    assert {loss.reason for loss in lost} == {LossReason.BETWEEN_METERS}
+    # The meter first runs at eleven, in the hour of the move; twelve and thirteen lie between.
+    assert [(loss.hour.hour, loss.quantity) for loss in lost] == [(11, 1), (12, 1), (13, 1), (12, 4)]
+    assert world.counted["UsageLost"] == 2 * len(lost)
+
+
+def test_a_ledger_that_says_nothing_of_it_bills_from_its_first_hour(world: Calm) -> None:
+    claim = {"stack": "Sale", "kind": "Concurrent", "first_hour": codec.instant(START - HOUR)}
+    world.objects.put_new("claim.json", codec.to_bytes(claim))
+    world.use(1, ago=0 * HOUR)
+    world.go(2 * HOUR)
+    assert world.billed() == [(10, 1)]
 
 
 def test_fails_when_another_stack_meters_the_product(world: Calm) -> None:

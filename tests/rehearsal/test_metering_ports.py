@@ -29,7 +29,7 @@ from marketplace_constructs.domain.metering import (
 )
 from marketplace_constructs.rehearsal.emulator import LocalAws
 from marketplace_constructs.runtime.metering.codec import from_bytes, state_to_json, to_bytes
-from marketplace_constructs.runtime.metering.ledger import SNAPSHOT_EVERY, Answer, Ledger
+from marketplace_constructs.runtime.metering.ledger import SNAPSHOT_EVERY, Answer, Claim, Ledger
 from marketplace_constructs.runtime.metering.log_files import LogFiles, MemoryLogFiles, S3LogFiles
 from marketplace_constructs.runtime.metering.objects import MemoryObjects, Objects, S3Objects
 
@@ -193,17 +193,19 @@ def test_each_attempt_and_its_answer_is_known_to_every_process(objects: Objects)
 
 
 def test_fails_when_another_stack_has_the_ledger(objects: Objects) -> None:
-    def claim(**changed: str) -> datetime:
-        said = {"stack": "one", "kind": "Concurrent", "joins": "", **changed}
-        return Ledger(objects, run="r").claim(first_hour=AT, now=AT + HOUR, **said)  # type: ignore[arg-type]
+    begins = Claim(first_hour=AT, billed_from=AT + HOUR)
 
-    assert claim() == AT
-    assert claim() == AT
+    def claim(**changed: str) -> Claim:
+        said = {"stack": "one", "kind": "Concurrent", "joins": "", **changed}
+        return Ledger(objects, run="r").claim(begins=begins, now=AT + HOUR, **said)  # type: ignore[arg-type]
+
+    assert claim() == begins
+    assert claim() == begins
     with pytest.raises(MarketplaceConstructsError, match=r"MP-LEDGER-02: .* got one of the stack 'one'"):
         claim(stack="two")
     with pytest.raises(MarketplaceConstructsError, match="for Concurrent agreements"):
         claim(kind="Legacy")
-    assert claim(stack="two", joins="one") == AT
+    assert claim(stack="two", joins="one") == begins
 
 
 Deliver = Callable[[datetime, str, bytes], None]

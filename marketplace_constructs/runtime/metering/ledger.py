@@ -48,6 +48,19 @@ class Attempt:
     answer: Answer | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """From when on a ledger tells of usage.
+
+    Args:
+        first_hour: The first hour that is closed.
+        billed_from: The first hour that is billed; what the log shows of hours before is lost.
+    """
+
+    first_hour: datetime
+    billed_from: datetime
+
+
 def ledger_prefix(product_code: str, region: str) -> str:
     """Where the ledger of a product lies in its bucket."""
     return f"ledger/{quote(product_code, safe='')}/{region}/"
@@ -70,18 +83,18 @@ class Ledger:
         self._attempts: dict[int, tuple[int, dict[str, list[Attempt]]]] = {}
         self._read: dict[tuple[str, bool], dict[str, Attempt]] = {}
 
-    def claim(self, *, stack: str, kind: str, first_hour: datetime, now: datetime, joins: str = "") -> datetime:
+    def claim(self, *, stack: str, kind: str, begins: Claim, now: datetime, joins: str = "") -> Claim:
         """Make the ledger this stack's, or join the one that another stack began.
 
         Args:
             stack: Whose functions these are.
             kind: Of the product's agreements.
-            first_hour: The first hour that is closed, where the ledger begins now.
+            begins: From when on, where the ledger begins now.
             now: For people.
             joins: The stack that began it, where this one is another.
 
         Returns:
-            The ledger's first hour.
+            From when on the ledger goes.
 
         Raises:
             MarketplaceConstructsError: MP-LEDGER-02: another stack, or another kind of agreements, has it.
@@ -89,7 +102,8 @@ class Ledger:
         claim = {
             "stack": stack,
             "kind": kind,
-            "first_hour": codec.instant(first_hour),
+            "first_hour": codec.instant(begins.first_hour),
+            "billed_from": codec.instant(begins.billed_from),
             "claimed_at": codec.instant(now),
         }
         content = self._objects.get("claim.json")
@@ -106,7 +120,9 @@ class Ledger:
                     "product from one stack only",
                 )
             )
-        return codec.moment(held["first_hour"])
+        # Ledgers from before there was a first hour that is billed bill each that they close.
+        billed_from: str = held.get("billed_from") or held["first_hour"]
+        return Claim(first_hour=codec.moment(held["first_hour"]), billed_from=codec.moment(billed_from))
 
     @property
     def head(self) -> str:

@@ -42,7 +42,7 @@ from marketplace_constructs.runtime.aws import client, error_code
 from marketplace_constructs.runtime.clock import Clock, utc_now
 from marketplace_constructs.runtime.metering.buyers import Register, register
 from marketplace_constructs.runtime.metering.doubt import CloudTrail, Trail, shown_accepted
-from marketplace_constructs.runtime.metering.ledger import Attempt, Ledger, ledger_prefix
+from marketplace_constructs.runtime.metering.ledger import Attempt, Claim, Ledger, ledger_prefix
 from marketplace_constructs.runtime.metering.log_files import S3LogFiles
 from marketplace_constructs.runtime.metering.objects import S3Objects
 from marketplace_constructs.runtime.metering.send import MeteringClient, Sender, metering_client
@@ -153,6 +153,7 @@ class Meter:
         self._ledger: Final = ports.ledger
         self._clock: Final = clock
         self._has_time: Final = has_time
+        self._billed_from: datetime | None = None
         self._sender: Final = Sender(
             ports.metering,
             ports.ledger,
@@ -174,13 +175,14 @@ class Meter:
         """
         options, now = self._options, self._clock()
         self._ports.plans.refresh()
-        first = self._ledger.claim(
+        claim = self._ledger.claim(
             stack=options.stack,
             kind=options.product.agreement_kind,
-            first_hour=self._begins(now),
+            begins=self._begins(now),
             now=now,
             joins=options.joins,
         )
+        first, self._billed_from = claim.first_hour, claim.billed_from
         self._ledger.load()
         self._tell("AgreementWithoutLicense", len(self._register(now).nameless))
         if not options.product.is_native:
@@ -198,14 +200,15 @@ class Meter:
             self._settle_and_send()
         self._tell_how_it_stands(first)
 
-    def _begins(self, now: datetime) -> datetime:
-        """The first hour of a new ledger: when the first plan began to hold, however long the meter could not run.
+    def _begins(self, now: datetime) -> Claim:
+        """Where a new ledger begins: when the first plan began to hold, however long the meter could not run.
 
-        Where API Gateway metered before, no hour that it may still report: two whole hours lie between.
+        Where API Gateway metered before, no hour is billed that it may still report: two whole hours lie between.
         """
         if self._options.is_after_native:
-            return hour_of(now) + 3 * _HOUR
-        return min(hour_of(now), max(self._ports.plans.starts_at or now, hour_of(now) - 24 * _HOUR))
+            return Claim(first_hour=hour_of(now), billed_from=hour_of(now) + 3 * _HOUR)
+        first = min(hour_of(now), max(self._ports.plans.starts_at or now, hour_of(now) - 24 * _HOUR))
+        return Claim(first_hour=first, billed_from=first)
 
     def _due(self, first: datetime) -> list[datetime]:
         """The hours that are over for the watermark, and not closed."""
@@ -305,6 +308,7 @@ class Meter:
             now=now,
             rules=self._rules,
             record_id_prefix=f"{state.sequence + 1}/",
+            billed_from=self._billed_from,
         )
 
     def _next(self, state: LedgerState, now: datetime, **said: Any) -> Manifest:
