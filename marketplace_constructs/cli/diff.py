@@ -92,6 +92,9 @@ def command(
         click.echo(
             f"note: Allowances and Trial of {', '.join(sorted(left_out))} left out of what a log costs", err=True
         )
+    events = {name for pool in (before, after) if pool.product for name in pool.product.document.events}
+    if logs and events:
+        click.echo(f"note: usage events {', '.join(sorted(events))} left out of what a log costs", err=True)
     difference = diff(
         before,
         after,

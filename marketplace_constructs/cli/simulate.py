@@ -157,6 +157,9 @@ def _show_log(
         else:
             table = _expansion(pool, plan, routes, stage).table
             simulation = simulate_log(table, files, price_lists=prices, progress=progress)
+    if table.events:
+        names = ", ".join(sorted({meter.event for meter in table.events}))
+        click.echo(f"note: usage events {names} left out, which {plan.reference} counts; a log shows calls", err=True)
     if simulation.unparsable and not (simulation.totals or simulation.skipped):
         raise _refusal(
             "MP-SIM-04",

@@ -167,7 +167,9 @@ def test_a_log_shows_whose_bill_changes(pools: Diff, tmp_path: Path, capsys: pyt
     new = dearer()
     new["plans/basic.json"]["AssignTo"] = {"Accounts": ["123456789012"]}
     assert pools("--log", str(log), "--format", "json", new=new) == 1
-    report = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert "note: usage events image.storage.gb_hours left out of what a log costs\n" in err
+    report = json.loads(out)
     # The lines of one plan say nothing about another.
     fallen = [one["log"] for one in report["comparisons"] if (one["old"], one["new"]) == ("image-basic@1", RETAIL)]
     assert fallen == [None]
