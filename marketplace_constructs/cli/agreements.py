@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from marketplace_constructs.cli.deployed import Deployed
 from marketplace_constructs.cli.group import common_options
 from marketplace_constructs.domain.agreements import Agreement, Fact, FactKind, agreements_of
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
@@ -271,60 +271,14 @@ def repair(sale: _Sale, *, buyer: str, output: str) -> int:
     return 1 if any(agreement.alarms for agreement in agreements) else 0
 
 
-@dataclass
-class _Sale:
+class _Sale(Deployed):
     """What a deployed SellableApi knows, found through its reconciliation function."""
-
-    stack: str
-    product_code: str | None
-
-    @cached_property
-    def _session(self) -> Any:
-        import boto3
-
-        # Asked for no earlier, since a command's help needs no stack.
-        if not self.stack:
-            raise click.UsageError("Missing option '--stack'.")
-        return boto3.Session()
-
-    @cached_property
-    def _functions(self) -> list[Mapping[str, Any]]:
-        """The configuration of each function of the stack."""
-        functions = self._session.client("lambda")
-        resources = self._session.client("cloudformation").get_paginator("list_stack_resources")
-        pages = resources.paginate(StackName=self.stack)
-        return [
-            functions.get_function_configuration(FunctionName=resource["PhysicalResourceId"])
-            for page in pages
-            for resource in page["StackResourceSummaries"]
-            if resource["ResourceType"] == "AWS::Lambda::Function"
-        ]
 
     @cached_property
     def _function(self) -> tuple[str, ReconciliationSettings]:
-        from marketplace_constructs.runtime.settings import ReconciliationSettings, SettingsError
+        from marketplace_constructs.runtime.settings import ReconciliationSettings
 
-        found = []
-        for function in self._functions:
-            if function.get("Handler") != _HANDLER:
-                continue
-            try:
-                settings = ReconciliationSettings.from_environment(function["Environment"]["Variables"])
-            except SettingsError as error:
-                raise _refusal(
-                    "MP-CLI-11",
-                    f"stack {self.stack}, got {error}; expected settings of this version; deploy it anew",
-                ) from None
-            if self.product_code in {None, settings.product_code}:
-                found.append((str(function["FunctionName"]), settings))
-        if len(found) != 1:
-            codes = ", ".join(settings.product_code for _, settings in found) or "none"
-            raise _refusal(
-                "MP-CLI-10",
-                f"stack {self.stack}, got the sold products {codes}; expected one; "
-                + ("name it with --product-code" if found else "name the stack that has the SellableApi"),
-            )
-        return found[0]
+        return self.function_of(_HANDLER, ReconciliationSettings, has="the SellableApi")
 
     @cached_property
     def facts(self) -> FactStore:

@@ -1,64 +1,132 @@
-"""``sellable meter``: what the ledger says was billed, lost or is in doubt, and a person's word on what is in doubt."""
+"""``sellable meter``: what was metered and why, whether the log still says so, and what is to be done now.
+
+Whatever could move money is only shown, unless --yes is given. Hours are then closed and records sent by the deployed
+function and never from here: its role alone may report usage, its settings and its version of the code are what the
+ledger's other manifests rest on, and the operator needs no more than to start it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import click
 
+from marketplace_constructs.cli import meter_output as shown
 from marketplace_constructs.cli.group import common_options
+from marketplace_constructs.cli.metered import MeteredSale, Places
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
-from marketplace_constructs.domain.metering import LossReason, Manifest, Outcome, Record, Settlement
+from marketplace_constructs.domain.metering import (
+    LossReason,
+    Manifest,
+    Outcome,
+    Record,
+    Series,
+    Settlement,
+    hour_of,
+)
 
 if TYPE_CHECKING:
-    from marketplace_constructs.runtime.metering.ledger import Ledger
+    from marketplace_constructs.runtime.metering.history import History
     from marketplace_constructs.runtime.metering.objects import Objects
+    from marketplace_constructs.runtime.metering.replay import Replayed
 
-_SCHEMA_VERSION: Final = 1
+
+def _to_hour(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """A whole hour, UTC."""
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = None
+    if moment is not None:
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment is None or hour_of(moment) != moment:
+        raise click.BadParameter(
+            f"got {value!r}; expected a whole hour, UTC, such as 2026-12-01T10:00Z", ctx=ctx, param=param
+        )
+    return hour_of(moment)
+
+
+def _to_month(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A month, as ``YYYY-MM``."""
+    if value is not None and not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", value):
+        raise click.BadParameter(f"got {value!r}; expected a month, such as 2026-12", ctx=ctx, param=param)
+    return value
+
+
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group("meter")
+@click.option("--stack", metavar="NAME", help="The stack with the meter: everything is read where it has it.")
+@click.option("--product-code", metavar="CODE", help="Which one, where the stack has several.")
+@click.option("--ledger", metavar="WHERE", help="s3://BUCKET/ledger/PRODUCT_CODE/REGION/, or a directory.")
+@click.option("--log", metavar="WHERE", help="s3://BUCKET/access-log/, or a directory that has YYYY/MM/DD/HH/.")
+@click.option("--events", metavar="WHERE", help="The same of usage events.")
+@click.option("--facts", type=_FILE, metavar="FILE", help="The table of facts: aws dynamodb scan.")
+@click.option("--plans", type=_FILE, metavar="FILE", help="The table of plan versions: aws dynamodb scan.")
 @click.option(
-    "--ledger",
-    required=True,
-    metavar="WHERE",
-    help="s3://BUCKET/ledger/PRODUCT_CODE/REGION/, or a directory with a copy of it.",
+    "--tables",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Plan tables: aws s3 sync of s3://BUCKET/plan-tables/.",
+)
+@click.option(
+    "--settings",
+    type=_FILE,
+    metavar="FILE",
+    help="The function's configuration, in place of --stack: aws lambda get-function-configuration.",
 )
 @click.pass_context
-def command(ctx: click.Context, *, ledger: str) -> None:
-    """What was metered: the ledger of one product.
+def command(ctx: click.Context, /, **places: Any) -> None:
+    """What was metered, and why: the ledger of one product.
 
-    Reads the ledger and changes nothing but by release, and that only with
-    --yes. Account and Region are those of the AWS configuration.
+    With --stack alone, everything is read where the stack has it; each other
+    option puts a copy in its place. show, record and release need the ledger
+    alone. Account and Region are those of the AWS configuration.
+
+    Changes nothing but by close, resend and release, and that only with --yes.
     """
-    ctx.obj = _Books(ledger)
+    ctx.obj = MeteredSale(Places(**places))
 
 
 @command.command("show")
 @click.option("--agreement", metavar="ID", help="Of one agreement alone.")
+@click.option("--month", callback=_to_month, metavar="YYYY-MM", help="Of the month that AWS bills it in.")
 @common_options
 @click.pass_obj
-def show(books: _Books, *, agreement: str | None, output: str) -> int:
+def show(sale: MeteredSale, *, agreement: str | None, month: str | None, output: str) -> int:
     """Show what became of the usage: billed, open, lost, in doubt.
 
-    Exits with 1 where something is in doubt.
+    Lists the records that AWS has not accepted. Exits with 1 where something is
+    in doubt.
     """
-    rows = books.rows(agreement)
+    rows = shown.usage_rows(sale.history, agreement, month)
+    unsettled = [
+        shown.record_to_json(sale.history, record)
+        for record in sale.history.records.values()
+        if sale.history.fate(record.id).outcome is not Outcome.ACCEPTED
+        and agreement in {None, record.series.agreement}
+        and shown.is_of(record.timestamp, month)
+    ]
+    carried = [
+        {"agreement": series.agreement, "dimension": series.dimension, "quantity": str(quantity)}
+        for series, quantity in sorted(sale.history.remainders.items())
+        if quantity and agreement in {None, series.agreement}
+    ]
     if output == "json":
-        _print_json(usage=rows)
+        shown.print_json(usage=rows, totals=shown.totals(rows), carried=carried, records=unsettled)
     else:
-        click.echo(f"{'AGREEMENT':34}{'DIMENSION':16}{'WHAT':26}QUANTITY")
-        for row in rows:
-            click.echo(f"{row['agreement']:34}{row['dimension']:16}{row['what']:26}{row['quantity']}")
+        shown.print_usage(rows, carried, unsettled)
     return int(any(row["what"] == Outcome.IN_DOUBT for row in rows))
 
 
@@ -66,58 +134,218 @@ def show(books: _Books, *, agreement: str | None, output: str) -> int:
 @click.argument("record_id", metavar="RECORD")
 @common_options
 @click.pass_obj
-def show_record(books: _Books, *, record_id: str, output: str) -> int:
-    """Show one record: what it bills, and every attempt to send it."""
-    record = books.record(record_id)
-    attempts = [
-        {"at": attempt.at.isoformat(), "answer": attempt.answer.status.value if attempt.answer else "none"}
-        for attempt in books.ledger.attempts_of([record])[record.id]
-    ]
-    fate = books.fates.get(record.id)
-    found: dict[str, object] = {
-        "record": record.id,
-        "agreement": record.series.agreement,
-        "dimension": record.series.dimension,
-        "timestamp": record.timestamp.isoformat(),
-        "quantity": f"{record.quantity:f}",
-        "hours": [{"hour": one.hour.isoformat(), "quantity": str(one.quantity)} for one in record.sources],
-        "outcome": fate.outcome.value if fate else Outcome.OPEN.value,
-        "attempts": attempts,
+def show_record(sale: MeteredSale, *, record_id: str, output: str) -> int:
+    """Show one record: what it bills, and every attempt to send it.
+
+    Exits with 1 where it is in doubt.
+    """
+    record = _record(sale.history, record_id)
+    attempts = sale.ledger.attempts_of([record])[record.id]
+    found = {
+        **shown.record_to_json(sale.history, record),
+        "customer": record.buyer.customer_identifier or record.buyer.customer_aws_account_id,
+        "license_arn": record.buyer.license_arn,
+        "allocations": [{"path": one.path, "quantity": f"{one.quantity:f}"} for one in record.allocations],
+        "attempts": [{"at": attempt.at.isoformat(), "answer": shown.answer(attempt)} for attempt in attempts],
     }
     if output == "json":
-        _print_json(**found)
+        shown.print_json(**found)
     else:
-        for name, value in found.items():
-            click.echo(f"{name:12}{value if isinstance(value, str) else json.dumps(value)}")
+        shown.print_record(found)
     return int(found["outcome"] == Outcome.IN_DOUBT)
 
 
-@command.command("replay")
+@command.command("explain")
+@click.argument("agreement", metavar="AGREEMENT")
+@click.argument("dimension", metavar="DIMENSION")
+@click.argument("hour", callback=_to_hour, metavar="HOUR")
+@click.option("--lines", is_flag=True, help="List every line and event, the earliest first.")
 @common_options
 @click.pass_obj
-def replay(books: _Books, *, output: str) -> int:
-    """Fold the whole chain anew, and compare it with the meter's shortcuts.
+def explain(sale: MeteredSale, *, agreement: str, dimension: str, hour: datetime, lines: bool, output: str) -> int:
+    """Trace an hour's usage from its calls to what AWS was told.
 
-    Exits with 1 where a snapshot says anything else than the chain.
+    HOUR is when it begins, UTC, such as 2026-12-01T10:00Z. The hour is read
+    anew, by the query that bills. Shows which statement counts which calls on
+    which path, which records bill them, and what became of those. Exits with 1
+    where it does not add up exactly, with 3 where the log is there no more.
     """
-    from marketplace_constructs.domain.metering import LedgerState
-    from marketplace_constructs.runtime.metering.codec import from_bytes, state_to_json
+    from marketplace_constructs.runtime.metering.explain import Witness, explained
+    from marketplace_constructs.runtime.metering.replay import is_gone
 
-    state, wrong = LedgerState(), []
-    for manifest in books.chain:
-        state.apply(manifest)
-        key = f"states/{manifest.sequence:012}.json"
-        if (content := books.objects.get(key)) is not None:
-            kept = from_bytes(content)
-            if any(kept.get(name) != value for name, value in json.loads(json.dumps(state_to_json(state))).items()):
-                wrong.append(key)
+    if sale.settings.terms.is_native:
+        raise _refusal(
+            "MP-CLI-48",
+            f"product {sale.settings.product_code}, got one whose usage API Gateway itself reports; expected one that "
+            "the pipeline meters; compare the ledger's counts of lines with sellable meter replay",
+        )
+    series, now = Series(agreement=agreement, dimension=dimension), sale.now()
+    history, who = sale.history, sale.register(now)
+    if not (agreement in who.buyers and dimension in sale.settings.dimensions.split(",")) and not any(
+        history.records_of(series)
+    ):
+        raise _refusal(
+            "MP-CLI-49",
+            f"usage, got agreement {agreement!r} and dimension {dimension!r}; expected a metered agreement, and one "
+            f"of {sale.settings.dimensions}; look at sellable meter show",
+        )
+    with tempfile.TemporaryDirectory(prefix="explain-") as directory:
+        witness = Witness(series, Path(directory))
+        found = sale.usage_log(sale.log_files, witness=witness).read(
+            hour, now=now, lives=who.lives, tables=sale.plans.at(hour)
+        )
+        if is_gone(history.closed.get(hour), found, sale.has_files):
+            raise _refusal(
+                "MP-CLI-50",
+                f"log of {hour:%Y-%m-%dT%H:%MZ}, got fewer lines than the ledger counted, and no files of that hour; "
+                "expected the log, which the bucket keeps no longer than its lifecycle says; name a copy with --log",
+            )
+        explanation = explained(history, found, witness, series)
+        if output == "json":
+            shown.stream_json(shown.explanation_to_json(explanation), witness.judged() if lines else None)
+        else:
+            shown.print_explanation(explanation)
+            for line in witness.judged() if lines else ():
+                shown.print_line(line)
+    return int(bool(explanation.wrong))
+
+
+@command.command("replay")
+@click.option("--from", "since", callback=_to_hour, metavar="HOUR", help="From this hour on. Left out, from the first.")
+@click.option("--to", "until", callback=_to_hour, metavar="HOUR", help="Up to this hour, without it.")
+@common_options
+@click.pass_obj
+def replay(sale: MeteredSale, *, since: datetime | None, until: datetime | None, output: str) -> int:
+    """Work every closed hour out anew, and compare it with the ledger.
+
+    Also follows the chain from its first manifest, and compares the meter's
+    shortcuts with it; with --ledger alone, that is all. Exits with 1 where
+    anything differs, with 3 where the log of an hour is there no more.
+    """
+    from marketplace_constructs.runtime.metering.replay import Verdict
+
+    history = sale.history
+    replayed = list(_replayed(sale, since, until)) if sale.has_log else None
+    different = [one for one in replayed or () if one.verdict is Verdict.DIFFERENT]
+    gone = [one.hour for one in replayed or () if one.verdict is Verdict.GONE]
     if output == "json":
-        _print_json(manifests=len(books.chain), wrong=wrong)
+        shown.print_json(
+            manifests=history.sequence,
+            wrong=history.snapshots,
+            hours=None if replayed is None else len(replayed),
+            gone=[hour.isoformat() for hour in gone],
+            differences=[
+                shown.difference_to_json(one, difference) for one in different for difference in one.differences
+            ],
+        )
     else:
-        click.echo(f"{len(books.chain)} manifests, an unbroken chain; {len(wrong)} wrong snapshots")
-        for key in wrong:
-            click.echo(f"{key} says something else than the chain; delete it")
-    return int(bool(wrong))
+        shown.print_replay(history, replayed, different, gone)
+    if history.snapshots or different:
+        return 1
+    return 3 if gone else 0
+
+
+@command.command("close")
+@click.option("--hour", callback=_to_hour, metavar="HOUR", help="Whether this one is closed in the end.")
+@click.option("--yes", is_flag=True, help="Do it; else only say what would be done.")
+@common_options
+@click.pass_obj
+def close(sale: MeteredSale, *, hour: datetime | None, yes: bool, output: str) -> int:
+    """Close the hours that are over, as the meter does by itself.
+
+    Without --yes, the meter runs here over the ledger and the log, writes
+    nothing and sends nothing: it shows what it would seal, hold back and lose.
+    With --yes, the deployed function is started, which closes all that is due,
+    the oldest first. Exits with 1 where an hour is held or usage is lost.
+    """
+    before = sale.ledger.load().sequence
+    meter, overlay = _dry_meter(sale)
+    due = meter.due()
+    if hour is not None and hour not in due:
+        raise _refusal(
+            "MP-CLI-51",
+            f"hour {hour:%Y-%m-%dT%H:%MZ}, got one that is not due; expected one of "
+            f"{', '.join(f'{one:%Y-%m-%dT%H:%MZ}' for one in due) or 'none, since nothing is'}; an hour is due "
+            f"{sale.settings.watermark_minutes} minutes after its end, unless it is closed",
+        )
+    if yes:
+        sale.run_meter({})
+    else:
+        meter.run()
+    manifests = _manifests(sale.objects if yes else overlay, after=before)
+    closed = {one.hour for manifest in manifests for one in manifest.closed}
+    done = shown.done_to_json(manifests, due=due, held=[one for one in due if one not in closed], has_run=yes)
+    if output == "json":
+        shown.print_json(**done)
+    else:
+        shown.print_done(done)
+    is_lost = any(one["reason"] != LossReason.REMAINDER for one in done["losses"]) or any(
+        one["outcome"] == Outcome.LOST for one in done["settlements"]
+    )
+    return int(bool(done["held"]) or is_lost)
+
+
+@command.command("resend")
+@click.argument("record_ids", nargs=-1, metavar="[RECORD]...")
+@click.option("--yes", is_flag=True, help="Do it; else only say what would be done.")
+@common_options
+@click.pass_obj
+def resend(sale: MeteredSale, *, record_ids: tuple[str, ...], yes: bool, output: str) -> int:
+    """Send open records again, each exactly as it was sealed.
+
+    With --yes, the deployed function is started, which sends every record that
+    is open; a RECORD that AWS refused a short time ago waits no longer. Never
+    one that is in doubt, nor one that AWS takes no more. Exits with 1 where a
+    record stays unsent.
+    """
+    from marketplace_constructs.runtime.metering.meter import is_resting, rules_of
+    from marketplace_constructs.runtime.metering.send import usage_record
+
+    if sale.settings.terms.is_native:
+        raise _refusal(
+            "MP-CLI-48",
+            f"product {sale.settings.product_code}, got one whose usage API Gateway itself reports; expected one that "
+            "the pipeline meters; nothing is ever sent for this one",
+        )
+    for record_id in record_ids:
+        fate = sale.history.fate(_record(sale.history, record_id).id)
+        if fate.outcome is not Outcome.OPEN:
+            raise _refusal(
+                "MP-CLI-52",
+                f"record {record_id}, got one that is {fate.outcome}; expected an open one; leave it, or decide what "
+                "became of one in doubt with sellable meter release",
+            )
+    rules, now = rules_of(sale.settings), sale.now()
+    records = [one for one in sale.ledger.load().open if not record_ids or one.id in record_ids]
+    attempts = sale.ledger.attempts_of(records)
+    if yes:
+        sale.run_meter({"resend": list(record_ids)})
+        sale = MeteredSale(sale.places)
+    found = []
+    for record in records:
+        if yes:
+            what = sale.history.fate(record.id).outcome.value
+        elif not rules.is_taken(record.timestamp, now):
+            what = "too-late"
+        elif record.id not in record_ids and is_resting(attempts[record.id], now):
+            what = "waits"
+        else:
+            what = "sent"
+        last = attempts[record.id][-1] if attempts[record.id] else None
+        found.append(
+            {
+                **shown.record_to_json(sale.history, record),
+                "what": what,
+                "last_attempt_at": last.at.isoformat() if last else None,
+                "last_answer": shown.answer(last) if last else None,
+                "request": json.loads(json.dumps(usage_record(record, rules), default=str)),
+            }
+        )
+    if output == "json":
+        shown.print_json(done=yes, records=found)
+    else:
+        shown.print_resent(found, yes=yes)
+    return int(any(one["what"] not in {"sent", "accepted"} for one in found))
 
 
 @command.command("release")
@@ -132,19 +360,20 @@ def replay(books: _Books, *, output: str) -> int:
 @click.option("--yes", is_flag=True, help="Do it; else only say what would be done.")
 @common_options
 @click.pass_obj
-def release(books: _Books, *, record_id: str, outcome: str, yes: bool, output: str) -> int:
+def release(sale: MeteredSale, *, record_id: str, outcome: str, yes: bool, output: str) -> int:
     """Decide what became of a record in doubt.
 
     Look at the bill of that hour first: a record that is released as lost is
     never billed, one released as accepted is never sent again.
     """
-    state = books.ledger.load()
+    state = sale.ledger.load()
     if record_id not in state.in_doubt:
         raise _refusal(
             "MP-CLI-41",
             f"record {record_id}, got one that is not in doubt; expected one of "
             f"{', '.join(sorted(state.in_doubt)) or 'none, since nothing is'}; look at sellable meter show",
         )
+    record = state.records[record_id]
     settlement = Settlement(
         record=record_id,
         outcome=Outcome(outcome),
@@ -152,97 +381,97 @@ def release(books: _Books, *, record_id: str, outcome: str, yes: bool, output: s
     )
     manifest = Manifest(
         sequence=state.sequence + 1,
-        previous=books.ledger.head,
-        written_at=datetime.now(UTC),
+        previous=sale.ledger.head,
+        written_at=sale.now(),
         settlements=(settlement,),
     )
-    if yes and not books.ledger.append(manifest):
+    if yes and not sale.ledger.append(manifest):
         raise _refusal(
             "MP-CLI-42", f"record {record_id}, got another writer at the same time; expected to be first; do it again"
         )
     if output == "json":
-        _print_json(record=record_id, outcome=outcome, done=yes)
+        shown.print_json(
+            record=record_id,
+            outcome=outcome,
+            done=yes,
+            agreement=record.series.agreement,
+            dimension=record.series.dimension,
+            timestamp=record.timestamp.isoformat(),
+            quantity=f"{record.quantity:f}",
+        )
     else:
+        click.echo(f"{record.series.agreement} {record.series.dimension} of {shown.time(record.timestamp)}")
+        click.echo(shown.aligned("  quantity", shown.decimal(Fraction(record.quantity))))
         click.echo(f"{record_id}: {outcome}" if yes else f"{record_id} would be {outcome}; do it with --yes")
     return 0
 
 
-@dataclass
-class _Books:
-    """One ledger, wherever it lies."""
-
-    where: str
-
-    @cached_property
-    def objects(self) -> Objects:
-        from marketplace_constructs.runtime.metering.objects import DirectoryObjects, S3Objects
-
-        if self.where.startswith("s3://"):
-            import boto3
-
-            place = urlsplit(self.where)
-            return S3Objects(boto3.client("s3"), place.netloc, f"{place.path.strip('/')}/")
-        if not Path(self.where, "manifests").is_dir():
-            raise _refusal(
-                "MP-CLI-44",
-                f"ledger, got {self.where!r} without manifests; expected a directory that has them, or "
-                "s3://BUCKET/ledger/PRODUCT_CODE/REGION/; name the ledger's own folder",
-            )
-        return DirectoryObjects(Path(self.where))
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        import uuid
-
-        from marketplace_constructs.runtime.metering.ledger import Ledger
-
-        ledger = Ledger(self.objects, run=f"cli-{uuid.uuid4().hex}")
-        ledger.load()
-        return ledger
-
-    @cached_property
-    def chain(self) -> list[Manifest]:
-        from marketplace_constructs.runtime.metering.codec import from_bytes, manifest_from_json
-
-        keys = self.objects.keys("manifests/")
-        return [manifest_from_json(from_bytes(self.objects.get(key) or b"{}")) for key in keys]
-
-    @cached_property
-    def fates(self) -> dict[str, Settlement]:
-        """The last word on each record."""
-        return {one.record: one for manifest in self.chain for one in manifest.settlements}
-
-    def record(self, record_id: str) -> Record:
-        """One record."""
-        for manifest in self.chain:
-            for record in manifest.records:
-                if record.id == record_id:
-                    return record
+def _record(history: History, record_id: str) -> Record:
+    if record_id not in history.records:
         raise _refusal("MP-CLI-43", f"record, got {record_id!r}; expected the id of one; look at sellable meter show")
-
-    def rows(self, agreement: str | None) -> list[Mapping[str, str]]:
-        """Quantities by agreement, dimension and what became of them."""
-        sums: defaultdict[tuple[str, str, str], Fraction] = defaultdict(Fraction)
-        for manifest in self.chain:
-            for record in manifest.records:
-                fate = self.fates.get(record.id)
-                what = fate.outcome.value if fate else Outcome.OPEN.value
-                if fate and fate.reason:
-                    what = f"{what} ({fate.reason})"
-                sums[record.series.agreement, record.series.dimension, what] += Fraction(record.quantity)
-            for loss in manifest.losses:
-                what = f"{Outcome.LOST} ({loss.reason})"
-                sums[loss.series.agreement, loss.series.dimension, what] += loss.quantity
-        return [
-            {"agreement": a, "dimension": d, "what": what, "quantity": str(quantity)}
-            for (a, d, what), quantity in sorted(sums.items())
-            if agreement in {None, a}
-        ]
+    return history.records[record_id]
 
 
 def _refusal(code: str, what: str) -> MarketplaceConstructsError:
     return MarketplaceConstructsError(Problem(code, what))
 
 
-def _print_json(**members: Any) -> None:
-    click.echo(json.dumps({"schema_version": _SCHEMA_VERSION, **members}, indent=1))
+def _replayed(sale: MeteredSale, since: datetime | None, until: datetime | None) -> Iterator[Replayed]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from marketplace_constructs.runtime.metering.replay import Sorted, replay
+
+    history, now = sale.history, sale.now()
+    hours = [
+        hour for hour in sorted(history.closed) if (since is None or hour >= since) and (until is None or hour < until)
+    ]
+    files = Sorted(sale.log_files)
+    done = replay(
+        history,
+        hours,
+        log=lambda hour: sale.usage_log(files.of(hour)),
+        has_files=sale.has_files,
+        lives=sale.register(now).lives,
+        plans=sale.plans,
+        now=now,
+        is_native=sale.settings.terms.is_native,
+    )
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        yield from bar.track(done, total=len(hours), description="hours")
+
+
+def _dry_meter(sale: MeteredSale) -> tuple[Any, Objects]:
+    """The production meter, which writes into memory and sends nothing."""
+    import logging
+    import uuid
+
+    from marketplace_constructs.runtime.metering.dry_run import NothingSent, OverlaidObjects, UnchangedFiles
+    from marketplace_constructs.runtime.metering.ledger import Ledger
+    from marketplace_constructs.runtime.metering.meter import Meter, Ports, options_of
+    from marketplace_constructs.runtime.observability import logger
+
+    # It would tell, on standard output, what is shown here.
+    logger.setLevel(logging.CRITICAL)
+    objects = OverlaidObjects(sale.objects)
+    has_events = bool(sale.settings.usage_events)
+    ports = Ports(
+        facts=sale.buyers,
+        plans=sale.plans,
+        log=sale.usage_log(UnchangedFiles(sale.log_files), UnchangedFiles(sale.event_files) if has_events else None),
+        ledger=Ledger(objects, run=f"dry-{uuid.uuid4().hex}"),
+        metering=NothingSent(),
+        count=lambda _, __: None,
+        gauge=lambda _, __: None,
+    )
+    meter = Meter(
+        options_of(sale.settings, is_after_native=sale.is_after_native), ports, clock=sale.now, sleep=lambda _: None
+    )
+    return meter, objects.written
+
+
+def _manifests(objects: Objects, *, after: int) -> list[Manifest]:
+    from marketplace_constructs.runtime.metering.codec import from_bytes, manifest_from_json
+
+    keys = objects.keys("manifests/", after=f"manifests/{after:012}.json")
+    return [manifest_from_json(from_bytes(objects.get(key) or b"{}")) for key in keys]

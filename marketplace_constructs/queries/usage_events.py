@@ -125,19 +125,26 @@ WHERE copy = 1
 """
 
 
-def event_usage_query() -> str:
+def event_usage_query(by: Sequence[str] = ()) -> str:
     """The text that judges ``events``, each once; its two parameters (``?``) are the hour's milliseconds, half-open.
 
+    Args:
+        by: Names out of EVENTS by which usage is told apart besides.
+
     Returns:
-        A query with the columns ``agreement``, whose usage it is; ``state``; ``meter``, the number of one; how many
-        events; the milliseconds of the first; the sums of ``whole`` and ``fraction``. A state is ``billable``, or one
-        without a meter: ``unmetered`` (no Meter of the plan counts the event), ``unmatched`` (its agreement has no plan
-        then, or one without a table), ``outside`` (its agreement had not begun, or was over), ``unattributed`` (there
-        is no such agreement).
+        A query with the columns ``by``; ``agreement``, whose usage it is; ``state``; ``meter``, the number of one; how
+        many events; the milliseconds of the first; the sums of ``whole`` and ``fraction``. A state is ``billable``, or
+        one without a meter: ``unmetered`` (no Meter of the plan counts the event), ``unmatched`` (its agreement has no
+        plan then, or one without a table), ``outside`` (its agreement had not begun, or was over), ``unattributed``
+        (there is no such agreement).
     """
+    of_events = "".join(f"e.{name} AS by_{name}, " for name in by)
+    of_placed = "".join(f"p.by_{name}, " for name in by)
+    keys = "".join(f"by_{name}, " for name in by)
+    names = "".join(f"by_{name} AS {name}, " for name in by)
     return f"""
 WITH placed AS (
-  SELECT e.time_ms, e.event, e.whole, e.fraction, v.owner, k.named, p.plan,
+  SELECT {of_events}e.time_ms, e.event, e.whole, e.fraction, v.owner, k.named, p.plan,
     CASE WHEN e.fraction > 0 THEN e.whole + 1 ELSE e.whole END AS rounded
   FROM ({first_events("events")}) AS e
   LEFT JOIN lives AS v ON v.named = e.agreement AND e.time_ms >= v.life_from AND e.time_ms < v.life_to
@@ -145,7 +152,7 @@ WITH placed AS (
   LEFT JOIN plans AS p ON p.plan = v.plan
   WHERE e.time_ms >= ? AND e.time_ms < ?
 ), judged AS (
-  SELECT p.owner AS agreement, p.time_ms, m.meter,
+  SELECT {of_placed}p.owner AS agreement, p.time_ms, m.meter,
     CASE
       WHEN p.owner IS NULL AND p.named IS NULL THEN 'unattributed'
       WHEN p.owner IS NULL THEN 'outside'
@@ -161,10 +168,10 @@ WITH placed AS (
   FROM placed AS p
   LEFT JOIN meters AS m ON m.plan = p.plan AND m.event = p.event
 )
-SELECT agreement, state, meter, COUNT(*) AS event_count, MIN(time_ms) AS first_ms,
+SELECT {names}agreement, state, meter, COUNT(*) AS event_count, MIN(time_ms) AS first_ms,
   SUM(CAST(whole AS DECIMAL(38, 0))) AS whole_sum, SUM(CAST(fraction AS DECIMAL(38, 0))) AS fraction_sum
 FROM judged
-GROUP BY agreement, state, meter
+GROUP BY {keys}agreement, state, meter
 """
 
 

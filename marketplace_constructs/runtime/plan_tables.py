@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from botocore.exceptions import ClientError
@@ -68,6 +69,25 @@ class S3PlanTables:
                 return None
             raise
         return answer["Body"].read().decode()
+
+
+class DirectoryPlanTables:
+    """Tables as files ``<digest>.json`` of a directory, such as a copy of the bucket's ``plan-tables/``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory: Final = directory
+
+    def put(self, text: str) -> str:
+        """Keep a table; its digest."""
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        (self._directory / f"{digest}.json").write_text(text, encoding="utf-8")
+        return digest
+
+    def get(self, digest: str) -> str | None:
+        """The table's text."""
+        path = self._directory / f"{digest}.json"
+        return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _key(digest: str) -> str:

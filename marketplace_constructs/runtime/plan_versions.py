@@ -53,7 +53,7 @@ class DynamoDbPlanVersions:
     def versions(self) -> tuple[PlanVersion, ...]:
         """Every version."""
         pages = self._client.get_paginator("scan").paginate(TableName=self._table, ConsistentRead=True)
-        return tuple(_read(item) for page in pages for item in page["Items"])
+        return tuple(version_from_item(item) for page in pages for item in page["Items"])
 
     def holding(self, plan: str, at: datetime) -> PlanVersion | None:
         """What holds for a plan: one item is read."""
@@ -69,7 +69,7 @@ class DynamoDbPlanVersions:
         )["Items"]
         if not items:
             return None
-        version = _read(items[0])
+        version = version_from_item(items[0])
         return self._beyond(version) if version.number == _LAST_OF_TWO_DIGITS else version
 
     def add(self, version: PlanVersion) -> bool:
@@ -77,16 +77,7 @@ class DynamoDbPlanVersions:
         try:
             self._client.put_item(
                 TableName=self._table,
-                Item={
-                    "plan": {"S": version.plan},
-                    "holds_from": {"S": _sort_key(version)},
-                    "digest": {"S": version.digest},
-                    "usage_plan_id": {"S": version.usage_plan_id},
-                    "segment": {"S": version.segment},
-                    "channel": {"S": version.channel},
-                    "assign_to": {"S": version.assign_to},
-                    "routes": {"L": [{"S": route} for route in sorted(version.routes)]},
-                },
+                Item=version_to_item(version),
                 ConditionExpression="attribute_not_exists(holds_from)",
             )
         except ClientError as error:
@@ -107,7 +98,7 @@ class DynamoDbPlanVersions:
             ExpressionAttributeNames={"#plan": "plan"},
             ExpressionAttributeValues={":plan": {"S": version.plan}, ":hour": {"S": _hour_text(version.holds_from)}},
         )
-        return max((_read(item) for page in pages for item in page["Items"]), key=lambda one: one.number)
+        return max((version_from_item(item) for page in pages for item in page["Items"]), key=lambda one: one.number)
 
 
 class HeldPlans:
@@ -152,7 +143,22 @@ def _sort_key(version: PlanVersion) -> str:
     return f"{_hour_text(version.holds_from)}{suffix}"
 
 
-def _read(item: Mapping[str, Any]) -> PlanVersion:
+def version_to_item(version: PlanVersion) -> dict[str, Any]:
+    """A version as an item of the table; the format is public and only ever grows."""
+    return {
+        "plan": {"S": version.plan},
+        "holds_from": {"S": _sort_key(version)},
+        "digest": {"S": version.digest},
+        "usage_plan_id": {"S": version.usage_plan_id},
+        "segment": {"S": version.segment},
+        "channel": {"S": version.channel},
+        "assign_to": {"S": version.assign_to},
+        "routes": {"L": [{"S": route} for route in sorted(version.routes)]},
+    }
+
+
+def version_from_item(item: Mapping[str, Any]) -> PlanVersion:
+    """The version that ``version_to_item`` wrote."""
     hour, _, number = item["holds_from"]["S"].partition("#")
     return PlanVersion(
         plan=item["plan"]["S"],

@@ -134,11 +134,11 @@ def plan_table(weight: Decimal, plan: str = PLAN) -> PlanTable:
             cell
             for path in PATHS
             for cell in (
-                Cell(method="GET", path=path, dimension="calls", state=LineState.BILLABLE, metric="requests",
-                     multiply=weight, status=(0, 400)),
+                Cell(method="GET", path=path, dimension="calls", state=LineState.BILLABLE, policy="p@1", sid="Calls",
+                     metric="requests", multiply=weight, status=(0, 400)),
                 Cell(method="GET", path=path, dimension="calls", state=LineState.FAILED, status=(400, 2**62)),
-                Cell(method="GET", path=path, dimension="data", state=LineState.BILLABLE, metric="response.bytes",
-                     round_up=1_000, base_units=10_000),
+                Cell(method="GET", path=path, dimension="data", state=LineState.BILLABLE, policy="p@1", sid="Data",
+                     metric="response.bytes", round_up=1_000, base_units=10_000),
             )
         ),
         events=(

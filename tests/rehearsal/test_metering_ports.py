@@ -29,9 +29,10 @@ from marketplace_constructs.domain.metering import (
 )
 from marketplace_constructs.rehearsal.emulator import LocalAws
 from marketplace_constructs.runtime.metering.codec import from_bytes, state_to_json, to_bytes
+from marketplace_constructs.runtime.metering.dry_run import OverlaidObjects
 from marketplace_constructs.runtime.metering.ledger import SNAPSHOT_EVERY, Answer, Claim, Ledger
-from marketplace_constructs.runtime.metering.log_files import LogFiles, MemoryLogFiles, S3LogFiles
-from marketplace_constructs.runtime.metering.objects import MemoryObjects, Objects, S3Objects
+from marketplace_constructs.runtime.metering.log_files import DirectoryLogFiles, LogFiles, MemoryLogFiles, S3LogFiles
+from marketplace_constructs.runtime.metering.objects import DirectoryObjects, MemoryObjects, Objects, S3Objects
 
 pytestmark = pytest.mark.rehearsal
 
@@ -69,10 +70,14 @@ def aws() -> Iterator[LocalAws]:
         yield local
 
 
-@pytest.fixture(params=["memory", "s3"])
-def objects(request: pytest.FixtureRequest, aws: LocalAws) -> Objects:
+@pytest.fixture(params=["memory", "directory", "overlaid", "s3"])
+def objects(request: pytest.FixtureRequest, aws: LocalAws, tmp_path: Path) -> Objects:
     if request.param == "memory":
         return MemoryObjects()
+    if request.param == "directory":
+        return DirectoryObjects(tmp_path)
+    if request.param == "overlaid":
+        return OverlaidObjects(MemoryObjects())
     client = aws.client("s3")
     bucket = f"b{uuid.uuid4().hex}"
     client.create_bucket(Bucket=bucket)
@@ -115,6 +120,23 @@ def test_everything_that_a_manifest_says_comes_back(objects: Objects) -> None:
     series = state.series[RECORD.series]
     assert series.accounted == {AT: Fraction(4_500_001, 3_000_000) + Fraction(1, 3)}
     assert series.remainder == Fraction(1, 3_000_000)
+
+
+def test_what_lies_over_a_store_is_seen_and_the_store_stays_as_it_was() -> None:
+    below = MemoryObjects()
+    writer = Ledger(below, run="one")
+    writer.load()
+    writer.append(FULL)
+    above = OverlaidObjects(below)
+    ledger = Ledger(above, run="two")
+    ledger.load()
+    assert not above.put_new("manifests/000000000001.json", b"another")
+    assert ledger.append(
+        Manifest(sequence=2, previous=ledger.head, written_at=AT, closed=(ClosedHour(hour=AT + HOUR),))
+    )
+    assert above.keys("manifests/") == ["manifests/000000000001.json", "manifests/000000000002.json"]
+    assert Ledger(above, run="three").load().sequence == 2
+    assert below.keys("") == ["manifests/000000000001.json"]
 
 
 def test_who_comes_second_reads_what_the_first_wrote(objects: Objects) -> None:
@@ -211,11 +233,19 @@ def test_fails_when_another_stack_has_the_ledger(objects: Objects) -> None:
 Deliver = Callable[[datetime, str, bytes], None]
 
 
-@pytest.fixture(params=["memory", "s3"])
-def log(request: pytest.FixtureRequest, aws: LocalAws) -> tuple[LogFiles, Deliver]:
+@pytest.fixture(params=["memory", "directory", "s3"])
+def log(request: pytest.FixtureRequest, aws: LocalAws, tmp_path: Path) -> tuple[LogFiles, Deliver]:
     if request.param == "memory":
         files = MemoryLogFiles()
         return files, lambda hour, name, content: files.add(hour, name, content, modified_at=datetime.now(UTC))
+    if request.param == "directory":
+
+        def write(hour: datetime, name: str, content: bytes) -> None:
+            path = tmp_path / f"{hour:%Y/%m/%d/%H}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+        return DirectoryLogFiles(tmp_path), write
     client = aws.client("s3")
     bucket = f"b{uuid.uuid4().hex}"
     client.create_bucket(Bucket=bucket)

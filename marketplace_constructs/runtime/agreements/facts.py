@@ -68,13 +68,13 @@ class DynamoDbFacts:
             KeyConditionExpression="buyer = :buyer",
             ExpressionAttributeValues={":buyer": {"S": buyer}},
         )
-        return tuple(_read(item) for page in pages for item in page["Items"])
+        return tuple(fact_from_item(item) for page in pages for item in page["Items"])
 
     def buyers(self) -> Iterator[tuple[str, tuple[Fact, ...]]]:
         """Every buyer. A scan keeps the items of one partition together and in order."""
         pages = self._client.get_paginator("scan").paginate(TableName=self._table, ConsistentRead=True)
         collected: list[Fact] = []
-        for fact in (_read(item) for page in pages for item in page["Items"]):
+        for fact in (fact_from_item(item) for page in pages for item in page["Items"]):
             if collected and collected[0].buyer != fact.buyer:
                 yield collected[0].buyer, tuple(collected)
                 collected = []
@@ -132,5 +132,6 @@ def _entitlement(line: str) -> Entitlement:
     )
 
 
-def _read(item: Mapping[str, Mapping[str, object]]) -> Fact:
+def fact_from_item(item: Mapping[str, Mapping[str, object]]) -> Fact:
+    """The fact of an item as DynamoDB writes it."""
     return from_item({name: str(value["S"]) for name, value in item.items() if "S" in value})

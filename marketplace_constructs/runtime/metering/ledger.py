@@ -232,32 +232,47 @@ class Ledger:
         for key in reversed(self._objects.keys("states/")):
             document = codec.from_bytes(self._objects.get(key) or b"{}")
             manifest = self._objects.get(_manifest_key(document["sequence"]))
-            if manifest is not None and _digest(manifest) == document["digest"]:
+            if manifest is not None and digest_of(manifest) == document["digest"]:
                 return codec.state_from_json(document), document["digest"]
         return LedgerState(), ""
 
     def _take(self, content: bytes) -> LedgerState:
-        manifest = codec.manifest_from_json(codec.from_bytes(content))
         assert self._state is not None, "load comes first"
-        if manifest.previous != self._digest or manifest.sequence != self._state.sequence + 1:
-            raise MarketplaceConstructsError(
-                Problem(
-                    "MP-LEDGER-03",
-                    f"ledger, got manifest {manifest.sequence} after {self._state.sequence}, whose digest is not that "
-                    "of the one before; expected an unbroken chain; restore the objects' first versions",
-                )
-            )
-        self._state.apply(manifest)
-        self._digest = _digest(content)
+        self._state.apply(next_link(content, sequence=self._state.sequence, digest=self._digest))
+        self._digest = digest_of(content)
         return self._state
+
+
+def next_link(content: bytes, *, sequence: int, digest: str) -> Manifest:
+    """The manifest that follows another one.
+
+    Args:
+        content: Its bytes.
+        sequence: Of the one before; 0 where there is none.
+        digest: SHA-256 of the one before; empty where there is none.
+
+    Raises:
+        MarketplaceConstructsError: MP-LEDGER-03: the chain is broken.
+    """
+    manifest = codec.manifest_from_json(codec.from_bytes(content))
+    if manifest.previous != digest or manifest.sequence != sequence + 1:
+        raise MarketplaceConstructsError(
+            Problem(
+                "MP-LEDGER-03",
+                f"ledger, got manifest {manifest.sequence} after {sequence}, whose digest is not that "
+                "of the one before; expected an unbroken chain; restore the objects' first versions",
+            )
+        )
+    return manifest
+
+
+def digest_of(content: bytes) -> str:
+    """By which the next manifest names this one: SHA-256, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _manifest_key(sequence: int) -> str:
     return f"manifests/{sequence:012}.json"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _sequence(record: str) -> int:

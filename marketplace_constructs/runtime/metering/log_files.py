@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -85,6 +86,41 @@ class S3LogFiles:
             if error_code(error) == "PreconditionFailed":
                 return False
             raise
+        return True
+
+
+class DirectoryLogFiles:
+    """Files of a directory, such as a copy of the log, under ``YYYY/MM/DD/HH/`` too.
+
+    Args:
+        directory: As ``aws s3 sync`` fills it, which keeps each file's time.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory: Final = directory
+
+    def arrived_in(self, hour: datetime) -> Iterator[LogFile]:
+        """The files of an hour."""
+        for path in sorted((self._directory / f"{hour:%Y/%m/%d/%H}").glob("*")):
+            if path.is_file():
+                found = path.stat()
+                yield LogFile(
+                    name=path.relative_to(self._directory).as_posix(),
+                    modified_at=datetime.fromtimestamp(found.st_mtime, UTC),
+                    size=found.st_size,
+                )
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Write a file's content to a path."""
+        shutil.copyfile(self._directory / name, path)
+
+    def quarantine(self, name: str, content: bytes) -> bool:
+        """Keep lines of a file."""
+        path = self._directory / "quarantine" / name
+        if path.exists():
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
         return True
 
 

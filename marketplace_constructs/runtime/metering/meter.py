@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -132,6 +132,7 @@ class Meter:
 
     Args:
         clock: The present moment.
+        at_once: Ids of records that do not wait, though AWS refused them a short time ago: somebody mended what it was.
         has_time: Whether there is time for one more step, such as a call or an hour.
         sleep: Waits for so many seconds.
         monotonic: Seconds that pass.
@@ -143,6 +144,7 @@ class Meter:
         ports: Ports,
         *,
         clock: Clock,
+        at_once: Collection[str] = (),
         has_time: Callable[[], bool] = lambda: True,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -152,6 +154,7 @@ class Meter:
         self._ports: Final = ports
         self._ledger: Final = ports.ledger
         self._clock: Final = clock
+        self._at_once: Final = frozenset(at_once)
         self._has_time: Final = has_time
         self._billed_from: datetime | None = None
         self._sender: Final = Sender(
@@ -174,15 +177,7 @@ class Meter:
             Exception: Whatever AWS answered; nothing is lost, and the next run goes on from there.
         """
         options, now = self._options, self._clock()
-        self._ports.plans.refresh()
-        claim = self._ledger.claim(
-            stack=options.stack,
-            kind=options.product.agreement_kind,
-            begins=self._begins(now),
-            now=now,
-            joins=options.joins,
-        )
-        first, self._billed_from = claim.first_hour, claim.billed_from
+        first = self._claim(now)
         self._ledger.load()
         self._tell("AgreementWithoutLicense", len(self._register(now).nameless))
         if not options.product.is_native:
@@ -199,6 +194,23 @@ class Meter:
                 held.add(due[0])
             self._settle_and_send()
         self._tell_how_it_stands(first)
+
+    def due(self) -> list[datetime]:
+        """The hours that a run would close now, the oldest first."""
+        return self._due(self._claim(self._clock()))
+
+    def _claim(self, now: datetime) -> datetime:
+        """Make sure of the ledger; its first hour."""
+        self._ports.plans.refresh()
+        claim = self._ledger.claim(
+            stack=self._options.stack,
+            kind=self._options.product.agreement_kind,
+            begins=self._begins(now),
+            now=now,
+            joins=self._options.joins,
+        )
+        self._billed_from = claim.billed_from
+        return claim.first_hour
 
     def _begins(self, now: datetime) -> Claim:
         """Where a new ledger begins: when the first plan began to hold, however long the meter could not run.
@@ -322,7 +334,9 @@ class Meter:
         now = self._clock()
         state = self._ledger.load()
         attempts = self._ledger.attempts_of(state.open)
-        self._sender.send([record for record in state.open if not _rests(attempts[record.id], now)])
+        self._sender.send(
+            [r for r in state.open if r.id in self._at_once or not is_resting(attempts[r.id], now)],
+        )
         self._settle()
 
     def _settle(self) -> None:
@@ -450,7 +464,7 @@ def _with_quarantine(closed: ClosedHour, state: LedgerState) -> ClosedHour:
     return ClosedHour(hour=closed.hour, lines=closed.lines, quarantined=state.closed[closed.hour].quarantined)
 
 
-def _rests(attempts: Sequence[Attempt], now: datetime) -> bool:
+def is_resting(attempts: Sequence[Attempt], now: datetime) -> bool:
     """Whether AWS refused the record by itself, so short a time ago that it would do so again."""
     last = attempts[-1] if attempts else None
     return (
@@ -493,10 +507,26 @@ def _settings() -> MeterSettings:
     return settings
 
 
+def options_of(settings: MeterSettings, *, is_after_native: bool) -> MeterOptions:
+    """How a stack meters its product."""
+    return MeterOptions(
+        product=settings.terms,
+        dimensions=settings.dimensions.split(","),
+        stack=settings.stack,
+        joins=settings.joins,
+        watermark=timedelta(minutes=settings.watermark_minutes),
+        rules=rules_of(settings),
+        calls_per_second=settings.calls_per_second,
+        is_after_native=is_after_native,
+    )
+
+
 @metrics.log_metrics
-def handler(event: Mapping[str, object], context: LambdaContext, *, clock: Clock = utc_now) -> None:
-    """Entry point of the function, run every few minutes."""
-    del event
+def handler(event: Mapping[str, Any], context: LambdaContext, *, clock: Clock = utc_now) -> None:
+    """Entry point of the function, run every few minutes.
+
+    An event may name records, under ``resend``, that are sent though AWS refused them a short time ago.
+    """
     settings = _settings()
     prefix = ledger_prefix(settings.product_code, settings.metering_region)
     native = S3Objects(client("s3"), settings.ledger_bucket, f"{prefix}native/")
@@ -512,19 +542,11 @@ def handler(event: Mapping[str, object], context: LambdaContext, *, clock: Clock
         metering=metering_client(settings.metering_region),
         trail=CloudTrail(client("cloudtrail", settings.metering_region)),
     )
-    options = MeterOptions(
-        product=settings.terms,
-        dimensions=settings.dimensions.split(","),
-        stack=settings.stack,
-        joins=settings.joins,
-        watermark=timedelta(minutes=settings.watermark_minutes),
-        rules=rules_of(settings),
-        calls_per_second=settings.calls_per_second,
-        is_after_native=not settings.terms.is_native and native.get("claim.json") is not None,
-    )
+    is_after_native = not settings.terms.is_native and native.get("claim.json") is not None
     Meter(
-        options,
+        options_of(settings, is_after_native=is_after_native),
         ports,
         clock=clock,
+        at_once=event.get("resend", ()),
         has_time=lambda: context.get_remaining_time_in_millis() > settings.reserve_seconds * 1000,
     ).run()

@@ -317,6 +317,10 @@ def _judge(line: Line, lives: Mapping[str, Sequence[Life]], tables: Mapping[str,
         sums.lines[LineState.UNMETERED.value] += 1
 
 
+Watch = Callable[["DuckDBPyConnection", str, PlanTable], None]
+"""Is shown each plan once its lines are judged, while ``lines``, ``routes`` and ``cells`` are there by these names."""
+
+
 class DuckDbUsageLog:
     """The log judged by the text that simulation and reports judge by, in bounded memory.
 
@@ -326,6 +330,7 @@ class DuckDbUsageLog:
         threads: How many it may use.
         chunk_bytes: How much of the log lies on disk at a time as it was stored; its typed columns stay.
         directory: Where; None for the system's own.
+        watch: Who wants to know more of the lines than what they come to; None for nobody.
     """
 
     def __init__(
@@ -336,12 +341,14 @@ class DuckDbUsageLog:
         threads: int = 2,
         chunk_bytes: int = 256_000_000,
         directory: Path | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._files: Final = files
         self._memory: Final = memory
         self._threads: Final = threads
         self._chunk_bytes: Final = chunk_bytes
         self._directory: Final = directory
+        self._watch: Final = watch
 
     def read(
         self,
@@ -369,7 +376,7 @@ class DuckDbUsageLog:
                 }
             )
             try:
-                reading = _Reading(connection, directory, self._files, hour)
+                reading = _Reading(connection, directory, self._files, hour, self._watch)
                 for chunk in self._chunks(files):
                     reading.take(chunk, new)
                 return reading.judge(lives, tables)
@@ -395,11 +402,14 @@ _PER_PART: Final = 4_000_000
 class _Reading:
     """One hour in one database."""
 
-    def __init__(self, connection: DuckDBPyConnection, directory: Path, files: LogFiles, hour: datetime) -> None:
+    def __init__(
+        self, connection: DuckDBPyConnection, directory: Path, files: LogFiles, hour: datetime, watch: Watch | None
+    ) -> None:
         self._connection = connection
         self._directory = directory
         self._files = files
         self._hour = hour
+        self._watch = watch
         self._also: set[datetime] = set()
         self._quarantined = 0
         self._chunks = 0
@@ -535,6 +545,8 @@ class _Reading:
                     )
                     if quantity:
                         sums.add(agreement, counted["dimension"], path, quantity)
+        if self._watch is not None:
+            self._watch(self._connection, plan, table)
 
     def _load(self, name: str, schema: Mapping[str, str], rows: Iterable[Mapping[str, object]]) -> None:
         path = self._directory / f"{name}.json"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from marketplace_constructs.domain.metering import ClosedHour, Series, Usage, hour_of
 from marketplace_constructs.domain.plan_table import EventMeter, LineState, PlanTable
@@ -41,6 +41,9 @@ from marketplace_constructs.runtime.metering.totals import (
     UsageLog,
     tag_value,
 )
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 COPIES_WITHIN: Final = timedelta(hours=6)
 """How long after an event a copy of it that tells another time is still known for one; and how far ahead of its arrival
@@ -236,6 +239,11 @@ class _Judged:
         return HourUsage(closed=closed, usage=self._usage, also=frozenset(also) - {hour})
 
 
+EventWatch = Callable[["DuckDBPyConnection", Mapping[str, PlanTable], int, int], None]
+"""Is shown the events once they are judged, while the relations of ``event_usage_query`` are there, with the tables and
+the hour's milliseconds, half-open."""
+
+
 class DuckDbUsageEvents:
     """Usage events judged by DuckDB, in bounded memory; lines are read one by one, so that one reader decides of them.
 
@@ -245,6 +253,7 @@ class DuckDbUsageEvents:
         memory: What DuckDB may hold, such as ``256MB``.
         threads: How many it may use.
         directory: Where files lie meanwhile; None for the system's own.
+        watch: Who wants to know more of the events than what they come to; None for nobody.
     """
 
     def __init__(
@@ -255,12 +264,14 @@ class DuckDbUsageEvents:
         memory: str = "256MB",
         threads: int = 2,
         directory: Path | None = None,
+        watch: EventWatch | None = None,
     ) -> None:
         self._files: Final = files
         self._declared: Final = declared
         self._memory: Final = memory
         self._threads: Final = threads
         self._directory: Final = directory
+        self._watch: Final = watch
 
     def read(
         self,
@@ -352,6 +363,8 @@ class DuckDbUsageEvents:
                     plan, meter = meters[number]
                     quantity = event_quantity(int(whole), int(fraction), multiply=meter.multiply)
                     judged.count(owner, plan, meter, quantity, events=events, first_ms=first_ms)
+            if self._watch is not None:
+                self._watch(connection, tables, end_ms - _HOUR_MS, end_ms)
         finally:
             connection.close()
 

@@ -1,0 +1,254 @@
+"""``sellable meter explain``: from the bill to the very calls, on copies of ledgers that the meter wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from copies import Copy
+from simulation import SEATS
+from test_meter import HOUR, MINUTE, Calm
+
+from marketplace_constructs.domain.metering import LossReason, Outcome, hour_of
+from marketplace_constructs.domain.product import Metering, Product
+
+
+def event(world: Calm, value: str, at: datetime) -> None:
+    """A usage event of the world's agreement, delivered at once."""
+    world._calls += 1
+    detail = {
+        "specversion": "1.0", "id": f"e{world._calls}", "source": "/seats", "type": SEATS, "time": at.isoformat(),
+        "subject": world.life.id, "data": {"value": value},
+    }  # fmt: skip
+    hour = hour_of(world.clock.now())
+    world.event_files.add(
+        hour, f"{world._calls}", json.dumps({"detail": detail}).encode() + b"\n", modified_at=world.clock.now()
+    )
+
+
+class Story(Calm):
+    """An hour of calls that weigh 2.5 and of refused ones, some of which come late; and what is left over."""
+
+    weight = Decimal("2.5")
+
+    def __init__(self) -> None:
+        super().__init__(decimals=0)
+        self.go(4 * MINUTE)
+        self.use(3)
+        now = self.clock.now()
+        lines = [
+            self._line(self.life.id, now, "/v1/nouns/{id}", 200, 1_000),
+            self._line(self.life.id, now, "/v1/nouns/{id}", 404, 1_000),
+        ]
+        self.files.add(hour_of(now), "mixed", b"\n".join(lines), modified_at=now)
+        self.go(71 * MINUTE)
+        self.use(2, ago=40 * MINUTE)
+        self.use(1)
+        self.go(HOUR)
+        self.use(1)
+        self.go(5 * MINUTE)
+
+
+@pytest.fixture(scope="module")
+def story() -> Story:
+    return Story()
+
+
+@pytest.fixture
+def copy(story: Story, tmp_path: Path) -> Copy:
+    return Copy(story, tmp_path)
+
+
+@pytest.fixture
+def agreement(story: Story) -> str:
+    return story.life.id
+
+
+TEN = "2026-11-20T10:00Z"
+ELEVEN = "2026-11-20T11:00Z"
+
+
+def test_an_hour_is_traced_from_its_lines_over_statements_to_what_aws_holds(
+    copy: Copy, agreement: str, story: Story
+) -> None:
+    found = copy.json("explain", agreement, "calls", TEN, "--lines")
+    billed = {(one["path"], one["sid"]): one for one in found["charges"] if one["billed"]}
+    assert {place: (one["lines"], Fraction(one["quantity"])) for place, one in billed.items()} == {
+        ("/v1/nouns", "Calls"): (5, Fraction("12.5")),
+        ("/v1/nouns/{id}", "Calls"): (1, Fraction("2.5")),
+    }
+    assert {one["policy"] for one in billed.values()} == {"p@1"}
+    assert [(one["state"], one["lines"]) for one in found["charges"] if not one["billed"]] == [("failed", 1)]
+    assert [(Fraction(one["of_hour"]), one["quantity"]) for one in found["records"]] == [(10, "10"), (5, "7")]
+    second = found["records"][1]
+    assert {hour["hour"]: hour["quantity"] for hour in second["hours"]} == {
+        "2026-11-20T10:00:00+00:00": "5",
+        "2026-11-20T11:00:00+00:00": "5/2",
+    }
+    assert (second["carried_in"], second["carried_out"]) == ("0", "1/2")
+    proofs = {one.metering_record_id for one in story.market.accepted_records if one.dimension == "calls"}
+    assert {one["metering_record_id"] for one in found["records"]} == proofs
+    assert {one["outcome"] for one in found["records"]} == {Outcome.ACCEPTED}
+    assert found["usage"] == found["from_lines"] == found["billed"] == "15"
+    assert (found["lost"], found["unbilled"], found["wrong"]) == ("0", "0", [])
+    lines = found["lines"]
+    assert len(lines) == len({one["id"] for one in lines}) == 7
+    assert sum(Fraction(one["quantity"]) for one in lines) == 15
+    assert [one["time"] for one in lines] == sorted(one["time"] for one in lines)
+    assert {(one["status"], one["method"], one["path"], one["sid"], one["quantity"]) for one in lines} == {
+        (200, "GET", "/v1/nouns", "Calls", "5/2"),
+        (200, "GET", "/v1/nouns/{id}", "Calls", "5/2"),
+        (404, "GET", "/v1/nouns/{id}", "", "0"),
+    }
+
+
+def test_what_is_left_over_goes_into_the_next_hours_record(copy: Copy, agreement: str) -> None:
+    (record,) = copy.json("explain", agreement, "calls", "2026-11-20T11:00Z")["records"]
+    assert record["carried_out"] == "1/2"
+    later = copy.json("explain", agreement, "calls", "2026-11-20T12:00Z")
+    assert not later["closed"]
+    assert (later["usage"], later["unbilled"], later["wrong"]) == ("5/2", "5/2", [])
+
+
+def test_a_person_reads_it_in_80_columns(copy: Copy, agreement: str) -> None:
+    result = copy.run("explain", agreement, "calls", TEN, "--lines")
+    assert result.return_value == 0
+    text = result.stdout
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    for said in (
+        "retail@1, by p@1/Calls: requests, times 2.5",
+        "not billed: 1 line, GET /v1/nouns/{id}, failed",
+        "accepted, metering record id ",
+        "it adds up: 15 from the log, 15 in records, 0 lost",
+        "200 GET /v1/nouns/{id}",
+    ):
+        assert said in text
+    assert "the hour is not closed yet" in copy.run("explain", agreement, "calls", "2026-11-20T12:00Z").stdout
+
+
+def a_file_is_gone(copy: Copy) -> None:
+    (copy.directory / "log" / "2026/11/20/10" / "mixed").unlink()
+
+
+def a_call_comes_later(copy: Copy) -> None:
+    path = next(path for path in (copy.directory / "log" / "2026/11/20/10").iterdir() if path.name != "mixed")
+    content = path.read_bytes()
+    path.with_name("late").write_bytes(content.replace(b"call", b"late").splitlines()[0])
+
+
+def a_table_changed(copy: Copy) -> None:
+    for path in (copy.directory / "tables").iterdir():
+        path.write_text(path.read_text().replace('"2.5"', '"2.4"'))
+
+
+@pytest.mark.parametrize(
+    ("fault", "log", "said"),
+    [
+        (a_file_is_gone, "25/2", "the log shows less than was billed"),
+        (a_call_comes_later, "35/2", "the log shows more than is billed"),
+        (a_table_changed, "72/5", "the log shows less than was billed"),
+    ],
+)
+def test_what_does_not_add_up_is_a_finding(
+    copy: Copy, agreement: str, fault: Callable[[Copy], None], log: str, said: str
+) -> None:
+    fault(copy)
+    found = copy.json("explain", agreement, "calls", TEN)
+    assert found["usage"] == log
+    assert found["billed"] == "15"
+    assert said in found["wrong"][0]
+    result = copy.run("explain", agreement, "calls", TEN)
+    assert result.return_value == 1
+    assert "it does not add up" in result.stdout
+
+
+def test_a_record_that_bills_more_than_it_should_is_a_finding(copy: Copy, agreement: str) -> None:
+    # Whoever can write the bucket can make the chain anew; the sums still tell.
+    manifests = sorted((copy.directory / "ledger" / "manifests").iterdir())
+    for path in manifests[1:]:
+        path.unlink()
+    document = json.loads(manifests[0].read_text())
+    document["records"][0] |= {"quantity": "11", "allocations": []}
+    manifests[0].write_text(json.dumps(document))
+    found = copy.json("explain", agreement, "calls", TEN)
+    assert "record 1/0: it bills more than its hours and what was left over" in found["wrong"]
+
+
+def test_usage_events_are_traced_as_calls_are(tmp_path: Path) -> None:
+    world = Calm()
+    world.go(4 * MINUTE)
+    world.use(2)
+    for value in ("7.5", "3"):
+        event(world, value, world.clock.now())
+    world.go(71 * MINUTE)
+    found = Copy(world, tmp_path).json("explain", world.life.id, "calls", TEN, "--lines")
+    assert [
+        (one["status"], one["policy"], one["sid"], one["metric"], one["round_up"], one["value"], one["quantity"])
+        for one in found["lines"]
+        if one["path"] == f"event:{SEATS}"
+    ] == [(None, "p@1", "Seats", "event", 5, "10", "10"), (None, "p@1", "Seats", "event", 5, "5", "5")]
+    assert found["usage"] == found["from_lines"] == found["billed"] == "17"
+    assert found["wrong"] == []
+
+
+def test_what_is_lost_is_named_with_its_reason(tmp_path: Path) -> None:
+    world = Calm(at=datetime(2026, 11, 30, 23, tzinfo=UTC))
+    world.go(4 * MINUTE)
+    world.use(2)
+    world.go(3 * HOUR)
+    world.use(4, ago=3 * HOUR)  # of a month that is over
+    world.go(HOUR)
+    found = Copy(world, tmp_path).json("explain", world.life.id, "calls", "2026-11-30T23:00Z")
+    assert [(one["reason"], one["quantity"]) for one in found["losses"]] == [(LossReason.MONTH_END, "4")]
+    assert (found["billed"], found["lost"], found["wrong"]) == ("2", "4", [])
+
+
+def test_calls_of_a_plan_that_is_only_reported_are_shown_and_not_billed(copy: Copy, agreement: str) -> None:
+    for path in (copy.directory / "tables").iterdir():
+        path.write_text(path.read_text().replace('"Marketplace"', '"Internal"'))
+    found = copy.json("explain", agreement, "calls", "2026-11-20T12:00Z")
+    assert {(one["state"], one["billed"]) for one in found["charges"]} == {("billable", False)}
+    assert found["usage"] == "0"
+
+
+def refused(copy: Copy, *words: str, leave_out: tuple[str, ...] = ()) -> str:
+    return str(copy.run(*words, leave_out=leave_out).exception)
+
+
+def test_fails_when_the_log_is_there_no_more(copy: Copy, agreement: str) -> None:
+    for hour in ("10", "11"):
+        for path in (copy.directory / "log" / "2026/11/20" / hour).iterdir():
+            path.unlink()
+    assert "MP-CLI-50: log of 2026-11-20T10:00Z" in refused(copy, "explain", agreement, "calls", TEN)
+
+
+def test_fails_when_nobody_knows_the_agreement_or_the_dimension(copy: Copy, agreement: str) -> None:
+    assert "MP-CLI-49: usage, got agreement 'agmt-none'" in refused(copy, "explain", "agmt-none", "calls", TEN)
+    assert "expected a metered agreement, and one of calls,data" in refused(copy, "explain", agreement, "none", TEN)
+
+
+def test_fails_when_api_gateway_itself_reports_the_usage(story: Story, tmp_path: Path, agreement: str) -> None:
+    copy = Copy(story, tmp_path, terms=Product.legacy("abc123", metering=Metering.NATIVE))
+    assert "MP-CLI-48: product abc123" in refused(copy, "explain", agreement, "calls", TEN)
+
+
+@pytest.mark.parametrize("hour", ["2026-11-20T10:30Z", "yesterday", "2026-11-20T10:00+00:30"])
+def test_fails_when_the_hour_is_none(copy: Copy, agreement: str, hour: str) -> None:
+    assert "expected a whole hour, UTC" in refused(copy, "explain", agreement, "calls", hour)
+
+
+def test_fails_when_a_copy_is_not_what_it_should_be(copy: Copy, agreement: str) -> None:
+    words = ("explain", agreement, "calls", TEN)
+    assert "--stack" in refused(copy, *words, leave_out=("settings",))
+    (copy.directory / "settings.json").write_text("{}")
+    assert "MP-CLI-47: settings in " in refused(copy, *words)
+    copy.configure()
+    assert "MP-CLI-46: log, got " in refused(copy, "--log", str(copy.directory), *words)
+    (copy.directory / "facts.json").write_text("[")
+    assert "aws dynamodb scan prints" in refused(copy, *words)
