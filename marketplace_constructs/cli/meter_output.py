@@ -479,7 +479,8 @@ def done_to_json(
         ],
         "records": [
             {
-                "record": record.id,
+                # Its number is known once it is sealed.
+                "record": record.id if has_run else None,
                 "agreement": record.series.agreement,
                 "dimension": record.series.dimension,
                 "timestamp": record.timestamp.isoformat(),

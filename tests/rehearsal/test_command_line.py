@@ -11,10 +11,13 @@ import urllib.request
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from marketplace_constructs.cli import run
+from marketplace_constructs.cli.metered import MeteredSale
+from marketplace_constructs.queries.access_log import FIELDS
 from marketplace_constructs.rehearsal import scenarios
 from marketplace_constructs.rehearsal import stage as stage_module
 from marketplace_constructs.rehearsal.browser import Browser
@@ -239,6 +242,51 @@ def test_forgets_the_contact_of_a_chain_and_of_nobody_else(
     again = json.loads(capsys.readouterr().out)
     assert again["deleted"] == []
     assert set(again["looked_at"]) == {first.id, buyer.agreement.id}
+
+
+@pytest.mark.rehearsal
+def test_closes_an_hour_by_the_deployed_function_and_explains_it(
+    as_operator: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(MeteredSale, "now", staticmethod(as_operator.clock.now))
+    sale = as_operator.sale(SaleKind.PIPELINE)
+    agreement = bought(Visitor(as_operator, sale, as_operator.market.add_buyer()))
+    now = as_operator.clock.now()
+    line = dict.fromkeys(FIELDS, "-") | {
+        "requestTimeEpoch": str(int(now.timestamp() * 1000)),
+        "extendedRequestId": "a-call",
+        "httpMethod": "GET",
+        "resourcePath": "/v1/nouns/search",
+        "status": "200",
+        "agreement": agreement.id,
+    }
+    as_operator.aws.client("s3").put_object(
+        Bucket=sale.stack.outputs["AccessLogBucket"],
+        Key=f"access-log/{now:%Y/%m/%d/%H}/one",
+        Body=json.dumps(line).encode(),
+    )
+
+    def said(*words: str) -> dict[str, Any]:
+        assert run(["meter", "--stack", sale.stack.name, *words, "--format", "json"]) == 0
+        document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return document
+
+    as_operator.clock.advance(timedelta(minutes=80))
+    meant = said("close")
+    done = said("close", "--yes")
+    explained = said("explain", agreement.id, "calls", f"{now:%Y-%m-%dT%H:00Z}", "--lines")
+
+    assert done["closed"] == meant["closed"]
+    assert [{**record, "record": None} for record in done["records"]] == meant["records"]
+    (record,) = explained["records"]
+    assert record["metering_record_id"] in {one.metering_record_id for one in as_operator.market.accepted_records}
+    assert [(one["id"], one["policy"], one["sid"]) for one in explained["lines"]] == [
+        ("a-call", "search@1", "EveryCall")
+    ]
+    assert (explained["usage"], explained["billed"], explained["wrong"]) == ("1", "1", [])
+    assert said("replay")["differences"] == []
+    totals = said("show", "--agreement", agreement.id)["totals"]
+    assert {"dimension": "calls", "what": "accepted", "quantity": "1"} in totals
 
 
 def bought(buyer: Visitor) -> Agreement:

@@ -40,7 +40,7 @@ TEXTS_OF = {
     typed_lines: [typed_lines("received")],
     json_source: [f"SELECT agreement FROM {json_source(['a', 'b'], compression='gzip')}"],
     first_events: [first_events("received")],
-    event_usage_query: [event_usage_query()],
+    event_usage_query: [event_usage_query(), event_usage_query(("source", "event_id", "event", "time_ms"))],
 }
 TEXTS = [text for texts in TEXTS_OF.values() for text in texts]
 

@@ -23,8 +23,8 @@ from marketplace_constructs.runtime.metering import codec
 from marketplace_constructs.runtime.metering.ledger import digest_of, next_link
 from marketplace_constructs.runtime.metering.objects import Objects
 
-_AT_ONCE = 16
-"""Manifests that are fetched at a time."""
+_AT_ONCE = 10
+"""Manifests that are fetched at a time: as many as boto3 has connections."""
 
 
 @dataclass(frozen=True, kw_only=True)
