@@ -20,6 +20,8 @@ from marketplace_constructs.rehearsal.marketplace import control
 
 ROOT = Path(__file__).parent.parent
 CODE = re.compile(r"MP-[A-Z]+-\d\d")
+RETIRED = {"MP-SALE-21", "MP-SALE-22"}
+"""Codes that were used once, and are never used again."""
 AREAS = {
     "AGREEMENT": "Agreements and their reconciliation",
     "CLI": "The command line",
@@ -83,6 +85,8 @@ def errors() -> str:
         for code, what in messages(ast.parse(path.read_text())):
             shown = re.sub(r"… ([^\w(])", r"…\1", re.sub(r"(?:… ?)+", "… ", what).strip())
             found[code] = max(found.get(code, ""), shown, key=len)
+    if again := found.keys() & RETIRED:
+        sys.exit(f"{', '.join(sorted(again))} meant something else before; choose a new code")
     page = [ERRORS]
     for area, title in sorted(AREAS.items()):
         page.append(f"\n## {title}\n\n| code | what, and what to do |\n|---|---|\n")

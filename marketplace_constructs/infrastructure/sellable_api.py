@@ -50,9 +50,8 @@ class SellableApi(Construct):
     metering), ``access_log`` and ``meter`` (pipeline metering, or ``report_usage``), ``agreements``,
     ``subscription_events`` and ``onboarding``; each can be used by itself. The API's methods get the key and
     the gate, also those that are added later. Tables, log and ledger are retained when this is removed; the usage plan,
-    and with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed), MP-SALE-22
-    (the meter is new), MP-ONBOARDING-04 (no mail), MP-ONBOARDING-05 (no access log), MP-EVENTS-01 and MP-EVENTS-02
-    (events do not arrive in this Region).
+    and with it every buyer's way in, is not. May attach the warnings MP-SALE-20 (usage is not billed), MP-ONBOARDING-04
+    (no mail), MP-ONBOARDING-05 (no access log), MP-EVENTS-01 and MP-EVENTS-02 (events do not arrive in this Region).
 
     Args:
         scope: Where it is defined, in the stack of the API.
@@ -322,14 +321,6 @@ class SellableApi(Construct):
                 alarm_topic=alarm_topic,
                 removal_policy=removal_policy,
             )
-            if not product.is_native:
-                cdk.Validations.of(self).add_warning(
-                    "marketplace-constructs:MP-SALE-22",
-                    f"MP-SALE-22: usage of product {product.product_code} is billed by this library's own meter, got a "
-                    "meter that no rehearsal has yet seen bill from the first call to the last record; expected "
-                    "proof; hold its ledger (sellable meter show) against a count of your own before you publish the "
-                    "listing, then acknowledge this",
-                )
         elif not product.is_native and product.pricing_model.has_usage:
             cdk.Validations.of(self).add_warning(
                 "marketplace-constructs:MP-SALE-20",

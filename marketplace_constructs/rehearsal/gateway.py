@@ -38,15 +38,26 @@ class Call:
     """One call, as an access log would have it.
 
     Args:
+        at: When it came.
+        answered_at: When it was answered, and its line written.
         api_key_id: Id, never the value; None where the method requires no key or the call brought no good
             one.
         brought_key: Whether the header x-api-key was there at all.
         authorizer: What the gate said about it.
         gate_asked: Whether the gate was asked, and its answer kept; else API Gateway had one, or keeps none.
+        request_id: Known to the caller.
+        extended_request_id: Unique.
+        error_type: Of the answer that API Gateway gave itself; empty where the integration did.
+        response_bytes: Of the body.
+        response_ms: From arrival to answer.
+        integration_ms: Of it, in the integration; None where that was not reached.
+        integration_status: What the integration answered; None where it did not.
     """
 
     at: datetime
+    answered_at: datetime
     api_id: str
+    stage: str
     http_method: str
     resource_path: str
     status: int
@@ -54,6 +65,13 @@ class Call:
     brought_key: bool
     authorizer: Mapping[str, str] = field(default_factory=dict)
     gate_asked: bool = False
+    request_id: str = ""
+    extended_request_id: str = ""
+    error_type: str = ""
+    response_bytes: int = 0
+    response_ms: int = 0
+    integration_ms: int | None = None
+    integration_status: int | None = None
 
     @property
     def is_served(self) -> bool:
@@ -138,7 +156,10 @@ class Gateway:
         returned: list[tuple[str, str]] = []
         for name, value in answer.getheaders():
             if name.lower() == "x-rehearsal-access":
-                self._record(json.loads(value), at, brought_key="x-api-key" in given)
+                access = json.loads(value)
+                # As API Gateway names it.
+                returned.append(("x-amz-apigw-id", access["extendedRequestId"]))
+                self._record(access, at, brought_key="x-api-key" in given)
             elif name.lower() == "location":
                 returned.append((name, value.replace(aws_origin, local_origin)))
             elif name.lower() not in _HOP_BY_HOP | {"content-length"}:
@@ -150,7 +171,9 @@ class Gateway:
         key = access.get("apiKeyId")
         call = Call(
             at=at,
+            answered_at=self._clock(),
             api_id=str(access["apiId"]),
+            stage=str(access["stage"]),
             http_method=str(access["httpMethod"]),
             resource_path=str(access["resourcePath"]),
             status=int(str(access["status"])),
@@ -158,11 +181,22 @@ class Gateway:
             brought_key=brought_key,
             authorizer=authorizer if isinstance(authorizer, dict) else {},
             gate_asked=access["gateAsked"] is True,
+            request_id=str(access.get("requestId", "")),
+            extended_request_id=str(access["extendedRequestId"]),
+            error_type=str(access.get("errorResponseType", "")),
+            response_bytes=int(str(access["responseLength"])),
+            response_ms=int(str(access["responseLatency"])),
+            integration_ms=_whole(access.get("integrationLatency")),
+            integration_status=_whole(access.get("integrationStatus")),
         )
         with self._lock:
             self._calls.append(call)
         for listener in self.listeners:
             listener(call)
+
+
+def _whole(value: object) -> int | None:
+    return None if value is None else int(str(value))
 
 
 def _handler(gateway: Gateway) -> type[BaseHTTPRequestHandler]:

@@ -10,8 +10,9 @@ What the emulator (ministack 1.5.33) lacks, and what is supplied here:
   method and resource, as API Gateway does.
 * Access logs: it writes none. Here every answer of a REST API carries the variables that an access log would
   have, as JSON in the header ``x-rehearsal-access``, which the rehearsal's gateway takes off again. A key
-  appears by its id only, and only where the method requires one. ``gateAsked`` says whether the authorizer's
-  function was called, or its kept answer was taken.
+  appears by its id only, and only where the method requires one. Times are measured, and what did not happen has no
+  value. ``gateAsked`` says whether the authorizer's function was called, or its kept answer was taken.
+* The time at which S3 took an object: it is the machine's. Here it is the rehearsal's, as for the functions that ask.
 * TLS: its calls come over plain HTTP on loopback, which a policy that asks for ``aws:SecureTransport`` refuses.
   Here every call counts as one over TLS, because each stands for one.
 * Switching off: a patch that sets a key's ``enabled`` or a method's ``apiKeyRequired`` to ``false`` leaves it
@@ -30,12 +31,14 @@ What the emulator (ministack 1.5.33) lacks, and what is supplied here:
   identity of the sending address, as at AWS.
 * A secret's rotation: it moves the labels at once and asks nobody. Here it stages a pending version without a value,
   as Secrets Manager does before it calls the function; whoever rehearses calls it.
+* Schedules: it goes by the machine's clock. Here none is run; whoever rehearses runs what is due by its own clock.
 * An end: it would outlive whoever started it. Here it ends when its standard input closes, which happens
   however the other side ends.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -43,13 +46,14 @@ import sys
 import threading
 import time
 from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
 from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.core.responses import error_response_json, json_response, request_scope
-from ministack.services import apigateway_v1, cloudformation, eventbridge, secretsmanager, sns
+from ministack.services import apigateway_v1, cloudformation, eventbridge, s3, secretsmanager, sns
 from ministack.services.cloudformation import changesets, provisioners, stacks
 
 MARKETPLACE_ACCOUNT = "287250355862"
@@ -84,6 +88,17 @@ def supply_context_identity_sources() -> None:
         return all(values), values
 
     apigateway_v1._request_identity_sources = resolve_with_context
+
+
+def supply_s3_times() -> None:
+    """Let objects in S3 be as old as the rehearsal's clock says."""
+
+    def rehearsal_now():
+        ahead = float(Path(os.environ["REHEARSAL_CLOCK"]).read_text() or 0)
+        moment = datetime.now(UTC) + timedelta(seconds=ahead)
+        return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
+
+    s3.now_iso = rehearsal_now
 
 
 def supply_secure_transport() -> None:
@@ -248,6 +263,8 @@ def supply_stack_events() -> None:
 def supply_access_variables() -> None:
     """Let every answer say what an access log would say of its call."""
     execute = apigateway_v1._handle_execute_in_scope
+    serve = apigateway_v1._execute_in_scope
+    integrate = apigateway_v1._invoke_lambda_proxy_v1
     keep = apigateway_v1._cache_authorizer_result
     authorize = apigateway_v1._authorize_request_v1
     check_api_key = apigateway_v1._check_api_key
@@ -255,9 +272,31 @@ def supply_access_variables() -> None:
     async def execute_in_scope(api_id, stage, method, *rest):
         access = {"apiId": api_id, "stage": stage, "httpMethod": method, "resourcePath": "", "authorizer": {}}
         access["gateAsked"] = False
+        # As long as API Gateway's own, and of the same characters.
+        access["extendedRequestId"] = base64.b64encode(os.urandom(11)).decode()
         _access.set(access)
+        begun = time.perf_counter()
         status, headers, body = await execute(api_id, stage, method, *rest)
-        return status, {**headers, "x-rehearsal-access": json.dumps({**access, "status": status})}, body
+        access |= {"status": status, "responseLength": len(body), "responseLatency": milliseconds(begun)}
+        return status, {**headers, "x-rehearsal-access": json.dumps(access)}, body
+
+    async def serve_and_name_error(request, *arguments):
+        _access.get()["requestId"] = request["request_id"]
+        answer = await serve(request, *arguments)
+        if isinstance(answer, apigateway_v1._GatewayError):
+            _access.get()["errorResponseType"] = answer.response_type
+        return answer
+
+    async def integrate_and_measure(*arguments, **named):
+        begun = time.perf_counter()
+        answer = await integrate(*arguments, **named)
+        _access.get()["integrationLatency"] = milliseconds(begun)
+        if not isinstance(answer, apigateway_v1._GatewayError):
+            _access.get()["integrationStatus"] = answer[0]
+        return answer
+
+    def milliseconds(begun):
+        return round((time.perf_counter() - begun) * 1000)
 
     async def authorize_in_context(*arguments):
         resource = arguments[5]
@@ -276,6 +315,8 @@ def supply_access_variables() -> None:
         return error, key
 
     apigateway_v1._handle_execute_in_scope = execute_in_scope
+    apigateway_v1._execute_in_scope = serve_and_name_error
+    apigateway_v1._invoke_lambda_proxy_v1 = integrate_and_measure
     apigateway_v1._authorize_request_v1 = authorize_in_context
     apigateway_v1._check_api_key = check_and_name_api_key
     apigateway_v1._cache_authorizer_result = keep_and_say_so
@@ -290,8 +331,10 @@ if __name__ == "__main__":
     supply_stack_events()
     supply_subscriptions_to_marketplace()
     supply_rotation()
+    supply_s3_times()
     supply_secret_arns()
     supply_secure_transport()
     supply_sender_identities()
     supply_switches()
+    eventbridge.start_scheduler = lambda: None
     app.main()

@@ -10,7 +10,10 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
+from marketplace_constructs.domain.metering import RUNS_EVERY
+from marketplace_constructs.domain.plan_versions import HOUR, hour_of
 from marketplace_constructs.domain.product import Metering
+from marketplace_constructs.rehearsal.bill import Plans, accepted, differences, due, plain, totals
 from marketplace_constructs.rehearsal.journey import Promises, Scenario, require, wait_until
 from marketplace_constructs.rehearsal.native_meter import ROLE_NAME
 from marketplace_constructs.rehearsal.plan_scenarios import plan_change, plans
@@ -126,7 +129,7 @@ def replace_key(promises: Promises, buyer: Visitor, route: Route) -> None:
 
 
 def bill(promises: Promises, buyer: Visitor) -> None:
-    """Every call that was served is billed once, where API Gateway is the meter, and no other."""
+    """Every call that was served is billed once, by the one meter that is the product's."""
     stage, sale = buyer.stage, buyer.sale
     if sale.terms.is_native:
         with promises.promise("API Gateway's meter reports every call that was served, once") as notes:
@@ -140,10 +143,39 @@ def bill(promises: Promises, buyer: Visitor) -> None:
             require(not plan.get("productCode"), f"the plan has the product code {plan.get('productCode')!r}")
             sale.meter.report()
             require(billed_to(buyer) == 0, f"{billed_to(buyer)} calls are billed by the wrong meter")
-            notes.append(f"{buyer.served} calls wait for the meter, which is not played here (MP-SALE-22)")
+            if sale.pipeline is None:
+                notes.append(f"{buyer.served} calls are billed by nobody: the stack has no meter (MP-SALE-20)")
+        if sale.pipeline is not None:
+            bill_by_log(promises, buyer)
     with promises.promise("nothing is billed twice, and no rule of AWS is broken"):
         wrong = [violation.what for violation in stage.market.violations]
         require(not wrong, "; ".join(wrong))
+
+
+def bill_by_log(promises: Promises, buyer: Visitor) -> None:
+    """The deployed meter reads the access log, and bills what the buyer's plan says."""
+    stage, sale = buyer.stage, buyer.sale
+    assert sale.pipeline is not None
+    assert buyer.agreement is not None
+    agreement, rules = buyer.agreement.id, sale.pipeline.settings
+    with promises.promise("the meter is run every few minutes"):
+        require_scheduled(stage, sale)
+    with promises.promise("the calls that the app names are made, and each has its line") as notes:
+        for call in stage.example_calls:
+            buyer.make(call, buyer.key)
+        stage.access_logs.deliver()
+        notes.append(f"{len(buyer.calls)} calls in {len(stage.access_logs.delivered)} files")
+    with promises.promise("once the hour is over, the meter bills what the plan says that they count") as notes:
+        calls, known = buyer.calls, Plans(stage, sale)
+        stage.let_pass(sale, hour_of(calls[-1].at) + HOUR + timedelta(minutes=rules.watermark_minutes + 1))
+        plans = {call.extended_request_id: known.plan_of(buyer, agreement, call.at) for call in calls}
+        counts = [(agreement, hour_of(call.at), known.counts(plans[call.extended_request_id], call)) for call in calls]
+        owed = due(counts, decimals=rules.decimals)
+        billed = accepted(stage, [agreement])
+        require(owed == billed, "; ".join(differences(owed, billed)))
+        sums = totals(billed, [agreement])
+        notes.append(f"{', '.join(sorted(set(plans.values())))}: {sum(map(bool, (c[2] for c in counts)))} calls count")
+        notes += [f"{plain(quantity)} {dimension}" for (_, dimension), quantity in sorted(sums.items())]
 
 
 def leave(promises: Promises, buyer: Visitor, route: Route) -> None:
@@ -486,6 +518,27 @@ def wait_until_drained(stage: Stage, sale: Sale) -> None:
         return True
 
     wait_until(is_drained, "every event is handled")
+
+
+def require_scheduled(stage: Stage, sale: Sale) -> None:
+    """The deployed meter has a rule that runs it.
+
+    Raises:
+        BrokenPromise: It has none, or one that is off or slower than it must be.
+    """
+    assert sale.pipeline is not None
+    events = stage.aws.client("events")
+    arn = stage.aws.client("lambda").get_function_configuration(FunctionName=sale.pipeline.function)["FunctionArn"]
+    minutes = int(RUNS_EVERY.total_seconds()) // 60
+    for name in sale.stack.of_type("AWS::Events::Rule").values():
+        rule = events.describe_rule(Name=name)
+        if rule.get("ScheduleExpression") and any(
+            target["Arn"] == arn for target in events.list_targets_by_rule(Rule=name)["Targets"]
+        ):
+            found = f"{rule['ScheduleExpression']}, {rule['State']}"
+            require(found == f"rate({minutes} minutes), ENABLED", f"it is run at {found}")
+            return
+    require(kept=False, otherwise="no rule runs it")
 
 
 def set_product_code(stage: Stage, sale: Sale, code: str) -> None:

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from marketplace_constructs.domain.metering import RUNS_EVERY
 from marketplace_constructs.domain.product import (
     NATIVE_DIMENSION,
     Category,
@@ -23,10 +24,12 @@ from marketplace_constructs.domain.product import (
     ProductTerms,
 )
 from marketplace_constructs.rehearsal import deployment
+from marketplace_constructs.rehearsal.access_log import AccessLogs
 from marketplace_constructs.rehearsal.deployment import LEFT_OUT, DeployedStack
 from marketplace_constructs.rehearsal.emulator import ACCOUNT, REGION, LocalAws, function_key_id
 from marketplace_constructs.rehearsal.errors import CouldNotRehearse
 from marketplace_constructs.rehearsal.events import EventDelivery
+from marketplace_constructs.rehearsal.example_calls import read_calls
 from marketplace_constructs.rehearsal.gateway import Gateway
 from marketplace_constructs.rehearsal.marketplace import (
     Listing,
@@ -35,13 +38,14 @@ from marketplace_constructs.rehearsal.marketplace import (
     SettableClock,
 )
 from marketplace_constructs.rehearsal.native_meter import NativeMeter
-from marketplace_constructs.runtime.settings import OnboardingSettings, SettingsError
+from marketplace_constructs.runtime.settings import MeterSettings, OnboardingSettings, SettingsError
 
 if TYPE_CHECKING:
     from marketplace_constructs.rehearsal.visit import Visitor
 
 _ONBOARDING: Final = "marketplace_constructs.runtime.onboarding.handler.handler"
 _RECONCILIATION: Final = "marketplace_constructs.runtime.agreements.reconciliation.handler"
+_METER: Final = "marketplace_constructs.runtime.metering.meter.handler"
 _REGISTRATION_PATH: Final = "/register"
 
 
@@ -61,6 +65,19 @@ class Route:
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """The meter that was deployed with a sale.
+
+    Args:
+        function: Its name.
+        settings: What it was deployed with.
+    """
+
+    function: str
+    settings: MeterSettings
 
 
 class SaleKind(StrEnum):
@@ -84,6 +101,7 @@ class Sale:
         api_id: The sold API.
         reconciliation: Name of the function that repairs; empty where there is none.
         meter: API Gateway's own meter, played; it reports only where everything is in place.
+        pipeline: The meter that reads the access log; None where there is none.
     """
 
     stack: DeployedStack
@@ -93,6 +111,7 @@ class Sale:
     api_id: str
     reconciliation: str
     meter: NativeMeter
+    pipeline: Pipeline | None
 
     @property
     def terms(self) -> ProductTerms:
@@ -125,10 +144,12 @@ class Stage:
         stacks: What was deployed.
         sales: Every SellableApi in it.
         visitors: Every buyer who ever came.
+        example_calls: What the app says that buyers call; nothing where it does not say.
     """
 
     def __init__(self, directory: Path, *, say: Callable[[str], None] = lambda _: None, seed: int = 0) -> None:
         self._directory: Final = directory
+        self.example_calls: Final = read_calls(directory)
         self._say: Final = say
         self._exit = ExitStack()
         self.clock: Final = SettableClock()
@@ -226,6 +247,32 @@ class Stage:
                 "expected it to run; see the log of the local AWS with --serve",
             )
 
+    def run_meter(self, sale: Sale) -> None:
+        """Run the deployed meter, as its schedule does.
+
+        Raises:
+            CouldNotRehearse: MP-REHEARSE-28, it failed, or the local AWS cannot run it.
+        """
+        assert sale.pipeline is not None
+        event = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
+        answer = self.aws.client("lambda").invoke(
+            FunctionName=sale.pipeline.function, Payload=json.dumps(event).encode()
+        )
+        said = answer["Payload"].read().decode()
+        # The handler answers nothing; the emulator's stand-in for code that it cannot run does.
+        if answer.get("FunctionError") or said != "null":
+            raise CouldNotRehearse(
+                "MP-REHEARSE-28",
+                f"the meter of {sale.stack.name}, got {said!r}; expected it to run; see the log of the local AWS with "
+                "--serve",
+            )
+
+    def let_pass(self, sale: Sale, until: datetime) -> None:
+        """Let time pass, with the meter run whenever its schedule would."""
+        while (now := self.clock.now()) < until:
+            self.clock.advance(min(RUNS_EVERY, until - now))
+            self.run_meter(sale)
+
     @contextmanager
     def changed_app(self) -> Iterator[Path]:
         """A copy of the app's sources, to be changed and deployed with ``update``."""
@@ -247,7 +294,7 @@ class Stage:
         # The app's own sources may have changed since.
         assembly = self._assembly if directory is None else deployment.synthesize(directory)
         (stack,) = [stack for stack in deployment.read_assembly(assembly) if stack.name == sale.stack.name]
-        deployment.deploy(self.aws, stack, is_update=True)
+        self.access_logs.add(deployment.deploy(self.aws, stack, is_update=True), sale.api_id)
 
     def to_json(self) -> dict[str, object]:
         """Every address, id and stack output, for whoever drives the stage from outside."""
@@ -283,6 +330,10 @@ class Stage:
             self.aws = enter(LocalAws(environment=self.server.environment))
             self._delivery = EventDelivery(self.aws)
             self.gateway = enter(Gateway(self.aws.port, clock=self.clock.now))
+            self.access_logs = enter(AccessLogs(self.aws, clock=self.clock.now))
+            self.gateway.listeners.append(self.access_logs.see)
+            # Before it reaches S3 that time has passed: the files were there before.
+            self.clock.on_move(self.access_logs.tick)
             self.clock.on_move(self._set_functions_clock)
         for stack in deployment.read_assembly(self._assembly):
             with self._phase(f"deploying {stack.name} ({len(stack.template['Resources'])} resources)"):
@@ -323,14 +374,7 @@ class Stage:
         for function in deployed:
             if function["Handler"] != _ONBOARDING:
                 continue
-            try:
-                settings = OnboardingSettings.from_environment(function["Environment"]["Variables"])
-            except SettingsError as error:
-                raise CouldNotRehearse(
-                    "MP-REHEARSE-23",
-                    f"the onboarding function of {stack.name}, got {error}; expected settings of this "
-                    "version; synthesize with the marketplace-constructs that rehearses",
-                ) from None
+            settings = _settings(OnboardingSettings, function, stack)
             yield self._sale(stack, settings, function["FunctionArn"], deployed)
 
     def _sale(
@@ -341,8 +385,16 @@ class Stage:
         deployed: list[Mapping[str, object]],
     ) -> Sale:
         url = self._fulfillment_url(stack, onboarding_arn)
+        pipeline = next(
+            (
+                Pipeline(function=str(function["FunctionName"]), settings=_settings(MeterSettings, function, stack))
+                for function in deployed
+                if function["Handler"] == _METER and _variables(function).get("FACTS_TABLE") == settings.facts_table
+            ),
+            None,
+        )
         listing = self.market.add_product(
-            _product(settings.terms), title=settings.seller_name, fulfillment_url=self.gateway.url(url)
+            _product(settings.terms, pipeline), title=settings.seller_name, fulfillment_url=self.gateway.url(url)
         )
         api_id = settings.api_url.removeprefix("https://").split(".", 1)[0]
         meter = NativeMeter(
@@ -354,6 +406,7 @@ class Stage:
             listing=listing,
         )
         self.gateway.listeners.append(meter.see)
+        self.access_logs.add(stack, api_id)
         reconciliation = next(
             (
                 str(function["FunctionName"])
@@ -371,6 +424,7 @@ class Stage:
             api_id=api_id,
             reconciliation=reconciliation,
             meter=meter,
+            pipeline=pipeline,
         )
 
     def _fulfillment_url(self, stack: DeployedStack, onboarding_arn: str) -> str:
@@ -396,14 +450,30 @@ def _variables(function: Mapping[str, object]) -> Mapping[str, str]:
     return environment.get("Variables", {}) if isinstance(environment, Mapping) else {}
 
 
-def _product(terms: ProductTerms) -> Product:
+_S = TypeVar("_S", OnboardingSettings, MeterSettings)
+
+
+def _settings(kind: type[_S], function: Mapping[str, object], stack: DeployedStack) -> _S:
+    try:
+        return kind.from_environment(_variables(function))
+    except SettingsError as error:
+        raise CouldNotRehearse(
+            "MP-REHEARSE-23",
+            f"the function {function['FunctionName']} of {stack.name}, got {error}; expected settings of this "
+            "version; synthesize with the marketplace-constructs that rehearses",
+        ) from None
+
+
+def _product(terms: ProductTerms, pipeline: Pipeline | None) -> Product:
     """A product for the listing.
 
-    A deployed stack knows how it is sold, not what its dimensions are called.
+    A deployed meter knows what its dimensions are called, and nobody of which category they are.
     """
-    dimensions = (
-        [Dimension.requests(NATIVE_DIMENSION if terms.is_native else "calls")] if terms.pricing_model.has_usage else []
-    )
+    if pipeline is not None and not terms.is_native:
+        dimensions = [Dimension(key=key, category=Category.UNITS) for key in pipeline.settings.dimensions.split(",")]
+    else:
+        keys = [NATIVE_DIMENSION if terms.is_native else "calls"] if terms.pricing_model.has_usage else []
+        dimensions = [Dimension.requests(key) for key in keys]
     if terms.pricing_model.has_contract:
         dimensions.append(Dimension(key="seats", category=Category.USERS, type=DimensionType.ENTITLED))
     return Product(

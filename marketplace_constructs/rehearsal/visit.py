@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from marketplace_constructs.rehearsal.browser import Answer, Browser, Curl, Form, Page
+from marketplace_constructs.rehearsal.example_calls import ExampleCall
+from marketplace_constructs.rehearsal.gateway import Call
 from marketplace_constructs.rehearsal.journey import require, wait_until
 from marketplace_constructs.rehearsal.marketplace import Agreement, Buyer
 from marketplace_constructs.rehearsal.stage import Route, Sale, Stage
@@ -48,6 +50,7 @@ class Visitor:
     def __post_init__(self) -> None:
         self.browser = Browser(self.stage.gateway.port)
         self._lock = threading.Lock()
+        self._made: list[str] = []
         self.stage.visitors.append(self)
 
     @property
@@ -60,9 +63,9 @@ class Visitor:
         """How the seller knows the buyer."""
         return self.buyer.customer_identifier if self.sale.terms.is_legacy else self.buyer.account_id
 
-    def subscribe(self) -> Agreement:
-        """Accept an offer on AWS Marketplace."""
-        self.agreement = self.stage.market.subscribe(self.buyer, self.sale.listing)
+    def subscribe(self, *, offer_id: str | None = None) -> Agreement:
+        """Accept an offer on AWS Marketplace: the public one, or a private one."""
+        self.agreement = self.stage.market.subscribe(self.buyer, self.sale.listing, offer_id=offer_id)
         return self.agreement
 
     def come_from_marketplace(self, form: Mapping[str, str] | None = None) -> Page:
@@ -117,13 +120,17 @@ class Visitor:
         return old
 
     def call(self, route: Route, key: str = "") -> Answer:
-        """Call the sold API; what was served is counted."""
+        """Call a route as it stands, with an empty body where it takes one; what was served is counted."""
+        body = "{}" if route.method in {"POST", "PUT", "PATCH"} else ""
+        return self.make(ExampleCall(method=route.method, path=route.path, body=body), key)
+
+    def make(self, call: ExampleCall, key: str = "") -> Answer:
+        """Make a call to the sold API; what was served is counted."""
         headers = {"x-api-key": key} if key else {}
-        body = ""
-        if route.method in {"POST", "PUT", "PATCH"}:
-            body, headers["content-type"] = "{}", "application/json"
-        url = self.stage.gateway.url(self.sale.settings.api_url) + route.path
-        answer = self.browser.request(route.method, url, headers, body)
+        if call.body:
+            headers["content-type"] = "application/json"
+        url = self.stage.gateway.url(self.sale.settings.api_url) + call.path
+        answer = self.browser.request(call.method, url, headers, call.body)
         self._count(answer, key)
         return answer
 
@@ -147,10 +154,19 @@ class Visitor:
         with ThreadPoolExecutor(_CALLERS) as pool:
             return list(pool.map(lambda _: self.call(route, self.key), range(calls)))
 
+    @property
+    def calls(self) -> list[Call]:
+        """Every call that was made with a key of this buyer's, oldest first, as API Gateway saw it."""
+        with self._lock:
+            made = set(self._made)
+        return [call for call in self.stage.gateway.calls if call.extended_request_id in made]
+
     def _count(self, answer: Answer, key: str) -> None:
-        if key and is_served(answer):
-            with self._lock:
-                self.served += 1
+        if key not in self.keys:
+            return
+        with self._lock:
+            self._made.append(answer.headers.get("x-amz-apigw-id", ""))
+            self.served += is_served(answer)
 
 
 def sold_route(stage: Stage, sale: Sale) -> Route:

@@ -6,10 +6,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
+from marketplace_constructs.rehearsal.access_log import AccessLogs
 from marketplace_constructs.rehearsal.errors import BrokenPromise
+from marketplace_constructs.rehearsal.gateway import Call
 from marketplace_constructs.rehearsal.journey import Journey, Promises, Step
 from marketplace_constructs.rehearsal.scenarios import SCENARIOS, buy, register, require_not_logged, sold_route
 from marketplace_constructs.rehearsal.stage import Sale, SaleKind, Stage
@@ -63,6 +66,44 @@ def test_fails_when_the_page_may_not_resolve_customers(stage: Stage) -> None:
 
     assert broken.promise == "the fulfilment URL takes the form, and redirects to a page without the token"
     assert not stage.market.calls[calls:]
+
+
+def again(call: Call) -> Call:
+    return replace(call, extended_request_id=f"{call.extended_request_id}-again")
+
+
+@pytest.mark.parametrize(
+    ("write", "billed"),
+    [(lambda logs: [logs.see, lambda call: logs.see(again(call))], "8 are billed"), (lambda _: [], "0 are billed")],
+    ids=["each-line-twice-as-another", "no-line"],
+)
+def test_fails_when_another_bill_comes_of_the_log(
+    stage: Stage, write: Callable[[AccessLogs], list[Callable[[Call], None]]], billed: str
+) -> None:
+    listeners = stage.gateway.listeners
+    others = [listener for listener in listeners if listener != stage.access_logs.see]
+    stage.gateway.listeners = [*others, *write(stage.access_logs)]
+    try:
+        broken = last_step(stage, "pipeline-sale")
+    finally:
+        stage.gateway.listeners = listeners
+
+    assert broken.promise == "once the hour is over, the meter bills what the plan says that they count"
+    assert f"4 are due and {billed}" in broken.broken
+
+
+def test_fails_when_nothing_runs_the_meter(stage: Stage) -> None:
+    events = stage.aws.client("events")
+    rules = [rule["Name"] for rule in events.list_rules()["Rules"] if rule.get("ScheduleExpression")]
+    for rule in rules:
+        events.disable_rule(Name=rule)
+    try:
+        broken = last_step(stage, "pipeline-sale")
+    finally:
+        for rule in rules:
+            events.enable_rule(Name=rule)
+
+    assert broken.broken == "it is run at rate(5 minutes), DISABLED"
 
 
 @pytest.mark.parametrize("secret", ["key", "token", "address"])

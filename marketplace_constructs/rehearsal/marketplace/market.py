@@ -199,6 +199,7 @@ class Marketplace:
         reseller_account: str | None = None,
         auto_renew: bool = False,
         payment_fails: bool = False,
+        offer_id: str | None = None,
     ) -> Agreement:
         """A buyer accepts an offer.
 
@@ -215,6 +216,7 @@ class Marketplace:
             reseller_account: The channel partner who proposes instead of the seller.
             auto_renew: Whether it renews at its end, rather than expire.
             payment_fails: The agreement is rolled back and never activated.
+            offer_id: Of a private offer; left out, one that is nobody else's.
 
         Raises:
             MarketplaceConstructsError: MP-REHEARSAL-08, a legacy product that this buyer has;
@@ -244,6 +246,7 @@ class Marketplace:
                 reseller_account=reseller_account,
                 auto_renew=auto_renew,
                 trial_ends_at=starts_at + free_trial if free_trial else None,
+                offer_id=offer_id,
             )
             if payment_fails:
                 self._roll_back(agreement, now)
@@ -442,13 +445,14 @@ class Marketplace:
         auto_renew: bool,
         trial_ends_at: datetime | None = None,
         license_arn: str | None = None,
+        offer_id: str | None = None,
     ) -> Agreement:
         agreement_id = self.ids.named("agmt")
         agreement = Agreement(
             id=agreement_id,
             listing=listing,
             buyer=buyer,
-            offer_id=self.ids.named("offer"),
+            offer_id=offer_id or self.ids.named("offer"),
             license_arn=license_arn or self.ids.license_arn(listing.seller_account),
             intent=intent,
             previous_id=previous.id if previous else None,
