@@ -316,7 +316,7 @@ def test_where_api_gateway_metered_before_two_whole_hours_are_a_recorded_loss(se
 def test_a_ledger_that_says_nothing_of_it_bills_from_its_first_hour(world: Calm) -> None:
     claim = {"stack": "Sale", "kind": "Concurrent", "first_hour": codec.instant(START - HOUR)}
     world.objects.put_new("claim.json", codec.to_bytes(claim))
-    world.use(1, ago=0 * HOUR)
+    world.use(1)
     world.go(2 * HOUR)
     assert world.billed() == [(10, 1)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,12 +29,18 @@ from marketplace_constructs.domain.metering import (
     Source,
     Status,
 )
+from marketplace_constructs.domain.plan_table import Cell, EventMeter, LineState, PlanTable, RouteAccess
+from marketplace_constructs.domain.product import Dimension, Product
+from marketplace_constructs.queries.access_log import FIELDS
 from marketplace_constructs.rehearsal.emulator import LocalAws
+from marketplace_constructs.runtime.metering import meter
+from marketplace_constructs.runtime.metering.buyers import Life
 from marketplace_constructs.runtime.metering.codec import from_bytes, state_to_json, to_bytes
 from marketplace_constructs.runtime.metering.dry_run import OverlaidObjects
 from marketplace_constructs.runtime.metering.ledger import SNAPSHOT_EVERY, Answer, Claim, Ledger
 from marketplace_constructs.runtime.metering.log_files import DirectoryLogFiles, LogFiles, MemoryLogFiles, S3LogFiles
 from marketplace_constructs.runtime.metering.objects import DirectoryObjects, MemoryObjects, Objects, S3Objects
+from marketplace_constructs.runtime.settings import MeterSettings
 
 pytestmark = pytest.mark.rehearsal
 
@@ -273,3 +281,57 @@ def test_lines_that_cannot_be_read_are_kept_once(log: tuple[LogFiles, Deliver]) 
     assert files.quarantine("2026/11/21/10/a", b"x\n")
     assert not files.quarantine("2026/11/21/10/a", b"x\n")
     assert files.quarantine("2026/11/21/10/b", b"x\n")
+
+
+def test_the_meter_reads_usage_events_beside_lines(aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3, bucket = aws.client("s3"), f"b{uuid.uuid4().hex}"
+    s3.create_bucket(Bucket=bucket)
+    monkeypatch.setattr(meter, "client", lambda _: s3)
+    terms = Product.concurrent("abc123", dimensions=[Dimension.requests("calls")])
+    settings = MeterSettings(
+        product_code="abc123",
+        agreement_kind=terms.agreement_kind,
+        pricing_model=terms.pricing_model,
+        metering=terms.metering,
+        metering_region="us-east-1",
+        dimensions="calls",
+        sale="Sale",
+        stack="Sale",
+        joins="",
+        facts_table="facts",
+        plans_table="plans",
+        tables_bucket="tables",
+        ledger_bucket="ledger",
+        log_bucket=bucket,
+        log_prefix="access-log/",
+        events_prefix="usage-events/",
+        usage_events="seats,storage",
+    )
+    table = PlanTable(
+        plan="retail@1",
+        product="nouns",
+        segment="all",
+        channel="Marketplace",
+        routes=(RouteAccess(method="GET", path="/a", is_allowed=True),),
+        cells=(Cell(method="GET", path="/a", dimension="calls", state=LineState.BILLABLE, metric="requests"),),
+        events=(EventMeter(event="seats", dimension="calls", policy="p@1", sid="Seats"),),
+    )
+    said = {"requestTimeEpoch": str(int(AT.timestamp() * 1000)), "httpMethod": "GET", "resourcePath": "/a"}
+    line = dict.fromkeys(FIELDS, "-") | said | {"extendedRequestId": "x", "status": "200", "agreement": "agmt-1"}
+    event = {
+        "specversion": "1.0", "id": "1", "source": "/seats", "type": "seats", "subject": "agmt-1",
+        "time": "2026-11-21T10:59:59Z", "data": {"value": "2.5"},
+    }  # fmt: skip
+    unreadable = json.dumps({"detail": event | {"data": {"value": 2.5}}}).encode()
+    for name, lines in {
+        "access-log/2026/11/21/10/a": [json.dumps(line).encode()],
+        "usage-events/2026/11/21/10/b": [json.dumps({"detail": event}).encode(), unreadable],
+    }.items():
+        s3.put_object(Bucket=bucket, Key=name, Body=gzip.compress(b"\n".join(lines)))
+    lives = [Life(agreement="agmt-1", owner="agmt-1", starts_at=AT, ends_at=AT + HOUR, plan="retail@1")]
+    found = meter.usage_log(settings).read(AT, now=AT + HOUR, lives=lives, tables={"retail@1": table}, since=AT)
+    usage = found.usage[Series(agreement="agmt-1", dimension="calls")]
+    assert usage.by_path == {"/a": 1, "event:seats": Fraction("2.5")}
+    assert found.closed == ClosedHour(hour=AT, lines={"calls billable": 2}, quarantined=1)
+    put_aside = s3.get_object(Bucket=bucket, Key="quarantine/usage-events/2026/11/21/10/b")["Body"].read()
+    assert put_aside == unreadable + b"\n"

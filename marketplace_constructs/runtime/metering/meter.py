@@ -487,7 +487,8 @@ def rules_of(settings: MeterSettings) -> MeteringRules:
     )
 
 
-def _usage_log(settings: MeterSettings) -> UsageLog:
+def usage_log(settings: MeterSettings) -> UsageLog:
+    """Calls, and usage events where the product declares any."""
     memory = f"{settings.duckdb_memory_mb}MB"
     lines = DuckDbUsageLog(S3LogFiles(client("s3"), settings.log_bucket, settings.log_prefix), memory=memory)
     if not settings.usage_events:
@@ -537,7 +538,7 @@ def handler(event: Mapping[str, Any], context: LambdaContext, *, clock: Clock = 
             DynamoDbPlanVersions(client("dynamodb"), settings.plans_table),
             S3PlanTables(client("s3"), settings.tables_bucket),
         ),
-        log=_usage_log(settings),
+        log=usage_log(settings),
         ledger=Ledger(objects, run=uuid.uuid4().hex),
         metering=metering_client(settings.metering_region),
         trail=CloudTrail(client("cloudtrail", settings.metering_region)),

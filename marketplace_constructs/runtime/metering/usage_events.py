@@ -287,7 +287,7 @@ class DuckDbUsageEvents:
         judged, end_ms, has_any = _Judged(tables), _ms(hour) + _HOUR_MS, False
         with tempfile.TemporaryDirectory(prefix="events-", dir=self._directory) as name:
             directory = Path(name)
-            with (directory / "events.csv").open("w", encoding="utf-8", newline="") as rows:
+            with gzip.open(directory / "events.csv.gz", "wt", 1, encoding="utf-8", newline="") as rows:
                 write = csv.writer(rows, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerow
                 for arrival in _arrivals(self._files, hour, now, since):
                     unreadable = []
@@ -346,8 +346,13 @@ class DuckDbUsageEvents:
         )
         try:
             connection.execute(
-                f"CREATE TABLE events AS SELECT * FROM read_csv('{directory}/events.csv', {_columns(EVENTS)}, "
+                f"CREATE VIEW received AS FROM read_csv('{directory}/events.csv.gz', {_columns(EVENTS)}, "
                 "header=false, auto_detect=false, delim=',', quote='\"', escape='\"')"
+            )
+            # Of hours before, only what may be the first copy of an event of this one.
+            connection.execute(
+                "CREATE TABLE events AS FROM received SEMI JOIN "
+                f"(SELECT source, event_id FROM received WHERE time_ms >= {end_ms - _HOUR_MS}) USING (source, event_id)"
             )
             for name, (schema, _) in relations.items():
                 connection.execute(
