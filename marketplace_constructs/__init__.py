@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from marketplace_constructs.domain.usage_plan import Period, Quota, Throttle
     from marketplace_constructs.infrastructure.access_log import AccessLog
+    from marketplace_constructs.infrastructure.acknowledgements import AuditFinding, acknowledge
     from marketplace_constructs.infrastructure.agreements import Agreements
     from marketplace_constructs.infrastructure.gate import Gate
     from marketplace_constructs.infrastructure.metering import Meter
@@ -41,6 +42,7 @@ __all__ = [
     "AccessLog",
     "AgreementKind",
     "Agreements",
+    "AuditFinding",
     "Category",
     "Dimension",
     "DimensionType",
@@ -64,6 +66,7 @@ __all__ = [
     "SubscriptionRelayStack",
     "Throttle",
     "__version__",
+    "acknowledge",
 ]
 
 _MODULES = {
@@ -80,6 +83,7 @@ _MODULES = {
     ),
     "domain.usage_plan": ("Period", "Quota", "Throttle"),
     "infrastructure.access_log": ("AccessLog",),
+    "infrastructure.acknowledgements": ("AuditFinding", "acknowledge"),
     "infrastructure.agreements": ("Agreements",),
     "infrastructure.gate": ("Gate",),
     "infrastructure.metering": ("Meter",),

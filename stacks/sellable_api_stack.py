@@ -13,38 +13,46 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from constructs import Construct, IConstruct
 
-from marketplace_constructs import Monetization, Period, Product, Quota, SellableApi, Throttle
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+from marketplace_constructs import (
+    AuditFinding,
+    Monetization,
+    Period,
+    Product,
+    Quota,
+    SellableApi,
+    Throttle,
+    acknowledge,
+)
 
 _NOUNS_API: Final = Path(__file__).parent / "nouns_api"
 
 _AS_IT_SHOULD_BE: Final = {
     "Api": {
-        Finding.API_REQUEST_VALIDATION: "the function validates, and answers with what it got and what it expects",
+        AuditFinding.API_REQUEST_VALIDATION: "the function validates, and answers with what it got and what it expects",
     },
     "Api/CloudWatchRole": {
-        Finding.ROLE_WITH_POLICY_FOR_API_LOGS: "AWS's own policy for the one purpose that the role has",
+        AuditFinding.ROLE_WITH_POLICY_FOR_API_LOGS: "AWS's own policy for the one purpose that the role has",
     },
     "Api/Default/v1/health/GET": {
-        Finding.API_AUTHORIZATION: "the one free route; it tells nothing but that the function runs",
+        AuditFinding.API_AUTHORIZATION: "the one free route; it tells nothing but that the function runs",
     },
     "Api/DeploymentStage.prod": {
-        Finding.API_ACCESS_LOG: "the example keeps no access log of its buyers: native metering needs none",
-        Finding.API_CACHE: "texts differ from call to call, and a cache costs by the hour",
-        Finding.API_CLIENT_CERTIFICATE: "the only backend is a function, which IAM lets this API alone call",
-        Finding.API_EXECUTION_LOG: "it could hold the texts that buyers send",
-        Finding.API_FIREWALL: "keys, limits and the gate bound what a firewall would",
+        AuditFinding.API_ACCESS_LOG: "the example keeps no access log of its buyers: native metering needs none",
+        AuditFinding.API_CACHE: "texts differ from call to call, and a cache costs by the hour",
+        AuditFinding.API_CLIENT_CERTIFICATE: "the only backend is a function, which IAM lets this API alone call",
+        AuditFinding.API_EXECUTION_LOG: "it could hold the texts that buyers send",
+        AuditFinding.API_FIREWALL: "keys, limits and the gate bound what a firewall would",
     },
     "Search": {
-        Finding.FUNCTION_CONCURRENCY: "bounded by the usage plan's throttle and the gate",
-        Finding.FUNCTION_DEAD_LETTERS: "API Gateway waits for each answer",
-        Finding.FUNCTION_IN_NETWORK: "it calls nothing; bounded by its role, which may but write its log",
-        Finding.FUNCTION_REDUNDANT_DEPENDENCY: "the CDK writes it",
-        Finding.FUNCTION_RUNTIME: "the runtime that the rest of the stack has",
-        Finding.ROLE_WITH_POLICY_FOR_FUNCTION_LOGS: "AWS's own policy for a function that calls nothing",
+        AuditFinding.FUNCTION_CONCURRENCY: "bounded by the usage plan's throttle and the gate",
+        AuditFinding.FUNCTION_DEAD_LETTERS: "API Gateway waits for each answer",
+        AuditFinding.FUNCTION_IN_NETWORK: "it calls nothing; bounded by its role, which may but write its log",
+        AuditFinding.FUNCTION_REDUNDANT_DEPENDENCY: "the CDK writes it",
+        AuditFinding.FUNCTION_RUNTIME: "the runtime that the rest of the stack has",
+        AuditFinding.ROLE_WITH_POLICY_FOR_FUNCTION_LOGS: "AWS's own policy for a function that calls nothing",
     },
     "Search/LogGroup": {
-        Finding.CUSTOMER_KEY_OF_LOG: "encrypted with CloudWatch Logs' own key; it counts nouns and holds no text",
+        AuditFinding.CUSTOMER_KEY_OF_LOG: "encrypted with CloudWatch Logs' own key; it counts nouns and holds no text",
     },
 }
 """Auditors' findings that are as they should be, each on its child, with the reason."""
@@ -110,7 +118,7 @@ class SellableApiStack(cdk.Stack):
             for method in operations:
                 acknowledge(
                     api.root.resource_for_path(path).add_method(method.upper(), integration),
-                    {Finding.API_USER_POOL: "buyers come with a key from AWS Marketplace, which the gate looks up"},
+                    {AuditFinding.API_USER_POOL: "buyers come with a key of AWS Marketplace, which the gate looks up"},
                 )
         self.sale = SellableApi(
             self,
@@ -132,7 +140,7 @@ class SellableApiStack(cdk.Stack):
         self.sale.onboarding.fulfillment_url_output.override_logical_id("FulfillmentUrl")
         is_logged = self.sale.access_log is not None
         for path, reasons in _AS_IT_SHOULD_BE.items():
-            as_it_is = {f: why for f, why in reasons.items() if not (is_logged and f is Finding.API_ACCESS_LOG)}
+            as_it_is = {f: why for f, why in reasons.items() if not (is_logged and f is AuditFinding.API_ACCESS_LOG)}
             acknowledge(self._child(path), as_it_is)
         if self.sale.plans is not None:
             cdk.Validations.of(self.sale.plans).acknowledge(
@@ -151,7 +159,7 @@ class SellableApiStack(cdk.Stack):
             ):
                 acknowledge(
                     alarm,
-                    {Finding.ALARM_ACTION: "it shows its state until the setting alarm_topic names a topic"},
+                    {AuditFinding.ALARM_ACTION: "it shows its state until the setting alarm_topic names a topic"},
                 )
         for name, value in self._outputs().items():
             cdk.CfnOutput(self, name, value=value)

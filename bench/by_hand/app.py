@@ -23,8 +23,24 @@ FINDINGS = (
     f"{AWS_POLICY}/AmazonAPIGatewayPushToCloudWatchLogs]",
     "AwsSolutions-IAM5[Resource::*]",
     "AwsSolutions-IAM5[Resource::arn:aws:apigateway:us-east-1::/apikeys/*]",
-    "AwsSolutions-IAM5[Resource::arn:aws:apigateway:us-east-1::/usageplans/<PlanDAF4E53A>/keys/*]",
+    *(
+        f"AwsSolutions-IAM5[Resource::arn:aws:apigateway:us-east-1::/usageplans/<{plan}>/keys/*]"
+        for plan in (
+            "PlanDAF4E53A",
+            "basic1A11807AC",
+            "internal19AE8912A",
+            "partner12728E716",
+            "retail12164FE8B",
+            "trial14A5A7681",
+        )
+    ),
+    "AwsSolutions-IAM5[Resource::<AccessLogD598EBE9.Arn>/access-log/*]",
+    "AwsSolutions-IAM5[Resource::<AccessLogD598EBE9.Arn>/errors/access-log/*]",
+    "AwsSolutions-IAM5[Resource::<AccessLogD598EBE9.Arn>/quarantine/*]",
+    "AwsSolutions-IAM5[Resource::<LedgerB7379752.Arn>/ledger/*]",
+    "AwsSolutions-IAM5[Resource::<PlanTables0D2F3988.Arn>/plan-tables/*]",
     "AwsSolutions-L1",
+    "AwsSolutions-S1",
 )
 
 app = cdk.App(context=json.loads((ROOT / "cdk.json").read_text())["context"])

@@ -15,7 +15,8 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 from marketplace_constructs.infrastructure.alarms import runbook_alarm
 from marketplace_constructs.infrastructure.delivery_stream import (
     MAX_NAME,

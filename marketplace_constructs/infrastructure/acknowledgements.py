@@ -24,7 +24,7 @@ def _packs(rule: str, *packs: str) -> tuple[str, ...]:
     return tuple(f"{pack}-{rule}" for pack in packs or (_HIPAA, _NIST, _PCI))
 
 
-class Finding(Enum):
+class AuditFinding(Enum):
     """What auditors ask of a resource, with each one's id for it.
 
     Sources: cdk-nag 3.0.2, rule packs AwsSolutions, HIPAA Security, NIST 800-53 rev 5 and PCI DSS 3.2.1; checkov
@@ -62,7 +62,7 @@ class Finding(Enum):
     TABLE_BACKUP_PLAN = _packs("DynamoDBInBackupPlan", _HIPAA, _NIST)
 
 
-def acknowledge(construct: IConstruct, reasons: Mapping[Finding, str]) -> None:
+def acknowledge(construct: IConstruct, reasons: Mapping[AuditFinding, str]) -> None:
     """Say why findings about a construct's own resource are as they should be.
 
     Args:

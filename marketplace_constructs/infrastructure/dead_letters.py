@@ -11,7 +11,8 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 
 QUEUE_KEY: Final = (
     "encrypted with SQS's own key; AWS's topics and event bus could not use a key of the account without a policy on "

@@ -13,7 +13,8 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge, acknowledge_wildcards
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcards
 from marketplace_constructs.infrastructure.alarms import runbook_alarm
 
 MAX_NAME: Final = 64

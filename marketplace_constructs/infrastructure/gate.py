@@ -25,6 +25,7 @@ from marketplace_constructs.infrastructure.routes import (
     is_preflight_operation,
     methods_of,
     operations_of,
+    properties_of,
     route_of,
 )
 from marketplace_constructs.infrastructure.table import sale_table
@@ -233,21 +234,21 @@ class Gate(Construct):
         yield from self._free_route_problems({route for route, _ in methods if route is not None})
         authorizer_id = authorizer.ref
         for route, method in methods:
-            name = route or method.node.path
             if is_preflight(method) or route in self.free_routes:
                 continue
-            if method.api_key_required is False:
-                yield _open_problem(name, "api_key_required=False")
-            elif method.authorizer_id != authorizer_id:
-                if (method.authorizer_id, method.authorization_type) in {(None, None), (None, "NONE")}:
-                    yield Problem(
-                        "MP-GATE-06",
-                        f"method {method.node.path}, got it defined outside the API's own tree; expected it "
-                        "inside, where the gate reaches it; define it with add_method on a resource of the "
-                        "API",
-                    )
-                else:
-                    yield _authorizer_problem(name, str(method.authorization_type))
+            properties = properties_of(method)
+            own_id, kind = properties.get("authorizerId"), properties.get("authorizationType")
+            if properties.get("apiKeyRequired") is False:
+                yield _open_problem(route or method.node.path, "api_key_required=False")
+            elif own_id is None and kind in {None, "NONE"}:
+                yield Problem(
+                    "MP-GATE-06",
+                    f"method {method.node.path}, got it defined outside the API's own tree; expected it "
+                    "inside, where the gate reaches it; define it with add_method on a resource of the "
+                    "API",
+                )
+            elif own_id != authorizer_id:
+                yield _authorizer_problem(route or method.node.path, str(kind))
         resource = cfn_rest_api(api)
         if resource is not None and resource.api_key_source_type not in {None, "HEADER"}:
             yield _key_source_problem(resource.api_key_source_type)
@@ -312,9 +313,10 @@ class _Guard:
     def visit(self, node: IConstruct) -> None:
         if not isinstance(node, apigateway.CfnMethod) or is_preflight(node):
             return
-        if route_of(node) in self._free_routes or node.api_key_required is False:
+        properties = properties_of(node)
+        if route_of(node) in self._free_routes or properties.get("apiKeyRequired") is False:
             return
-        if node.authorizer_id is None and node.authorization_type in {None, "NONE"}:
+        if properties.get("authorizerId") is None and properties.get("authorizationType") in {None, "NONE"}:
             node.api_key_required = True
             node.authorization_type = "CUSTOM"
             node.authorizer_id = self._authorizer_id

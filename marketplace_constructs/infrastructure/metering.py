@@ -20,7 +20,8 @@ from constructs import Construct
 from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.domain.metering import RUNS_EVERY, MeteringRules
 from marketplace_constructs.infrastructure.access_log import AccessLog
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge, acknowledge_wildcards
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcards
 from marketplace_constructs.infrastructure.alarms import RUNBOOKS, runbook_alarm
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.function import runtime_function

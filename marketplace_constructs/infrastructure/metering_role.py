@@ -9,7 +9,8 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 from marketplace_constructs.infrastructure.tokens import resources_of_type, unknown_to_none, validate_at_synthesis
 
 ROLE_NAME: Final = "ApiGatewayMarketplaceMeteringRole"

@@ -19,7 +19,8 @@ from constructs import Construct, IConstruct
 
 from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.domain.usage_plan import Throttle, is_number, route_problem
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 from marketplace_constructs.infrastructure.agreements import Agreements
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.security_log import security_log

@@ -21,7 +21,7 @@ from marketplace_constructs.domain.plan_table import NO_LIMIT, Cell, Interval, L
 from marketplace_constructs.domain.plan_versions import EVERY_CALL
 from marketplace_constructs.domain.product import Product
 from marketplace_constructs.domain.usage_plan import MAX_METHOD_THROTTLES, Period, Quota, Throttle
-from marketplace_constructs.infrastructure.acknowledgements import Finding as Audit
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Audit
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcards
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.monetization import Monetization, checked_at, error_problems, finding_text

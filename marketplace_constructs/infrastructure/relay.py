@@ -10,7 +10,8 @@ from aws_cdk import aws_events_targets as events_targets
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 from marketplace_constructs.infrastructure.tokens import is_token, resources_of_type, unknown_to_none
 
 _HOME: Final = "marketplace-constructs:relay-home"

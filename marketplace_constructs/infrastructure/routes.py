@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
 
 from marketplace_constructs.domain.usage_plan import METHODS
-from marketplace_constructs.infrastructure.tokens import resources_of_type
+from marketplace_constructs.infrastructure.tokens import identity, resources_of_type
 from marketplace_constructs.policy.patterns import ANY, Route, expanded
 
 Operation = dict[str, object]
@@ -19,12 +19,18 @@ _ANY: Final = "x-amazon-apigateway-any-method"
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
 _COMPRESSION: Final = "x-amazon-apigateway-minimum-compression-size"
 _HEADER: Final = "method.request.header."
+_RESOURCES: Final[dict[str, apigateway.CfnRestApi | None]] = {}
+_ROUTES: Final[dict[str, str | None]] = {}
+_API_IDS: Final[dict[str, str]] = {}
 
 
 def cfn_rest_api(api: apigateway.IRestApi) -> apigateway.CfnRestApi | None:
     """The resource behind an API; None for an imported one."""
-    resource = api.node.default_child
-    return resource if isinstance(resource, apigateway.CfnRestApi) else None
+    key = identity(api)
+    if key not in _RESOURCES:
+        resource = api.node.default_child
+        _RESOURCES[key] = resource if isinstance(resource, apigateway.CfnRestApi) else None
+    return _RESOURCES[key]
 
 
 def document_of(api: apigateway.IRestApi) -> dict[str, object] | None:
@@ -41,21 +47,33 @@ def methods_of(api: apigateway.IRestApi) -> list[tuple[str | None, apigateway.Cf
     stack = cdk.Stack.of(api)
     found = resources_of_type(stack, "AWS::ApiGateway::Method")
     methods = [method for method in found if isinstance(method, apigateway.CfnMethod)]
-    own_id, *ids = stack.resolve([api.rest_api_id, *(method.rest_api_id for method in methods)])
+    own_id, *ids = stack.resolve([api.rest_api_id, *map(_api_id, methods)])
     return [(route_of(method), method) for method, id_ in zip(methods, ids, strict=True) if id_ == own_id]
 
 
 def route_of(method: apigateway.CfnMethod) -> str | None:
-    """The route of a method that was defined by ``add_method``; None for a bare CfnMethod."""
-    owner = method.node.scope
-    return _route(owner) if isinstance(owner, apigateway.Method) else None
+    """The route of a method that was defined by ``add_method``; None for a bare CfnMethod.
+
+    Asked once of each method, since each member of a construct that is read costs a call to another process.
+    """
+    key = identity(method)
+    if key not in _ROUTES:
+        owner = method.node.scope
+        _ROUTES[key] = _route(owner) if isinstance(owner, apigateway.Method) else None
+    return _ROUTES[key]
+
+
+def properties_of(method: apigateway.CfnMethod) -> Mapping[str, Any]:
+    """A method's properties as they are now, by CloudFormation's names with a small first letter; read in one call."""
+    return method._cfn_properties  # noqa: SLF001 - protected, for whoever looks at what will be synthesized
 
 
 def is_preflight(method: apigateway.CfnMethod) -> bool:
     """Whether a browser's CORS preflight is answered by it: OPTIONS with a mock integration."""
-    if method.http_method != "OPTIONS":
+    route = route_of(method)
+    if not (route.startswith("OPTIONS ") if route else method.http_method == "OPTIONS"):
         return False
-    integration = cdk.Stack.of(method).resolve(method.integration)
+    integration = cdk.Stack.of(method).resolve(properties_of(method).get("integration"))
     return isinstance(integration, dict) and integration.get("type") == "MOCK"
 
 
@@ -146,11 +164,11 @@ def _described(api: apigateway.IRestApi) -> dict[str, object]:
     resolved = cdk.Stack.of(api).resolve(
         [
             {
-                "integration": method.integration,
-                "parameters": method.request_parameters,
-                "responses": method.method_responses,
+                "integration": properties.get("integration"),
+                "parameters": properties.get("requestParameters"),
+                "responses": properties.get("methodResponses"),
             }
-            for _, method in known
+            for properties in (properties_of(method) for _, method in known)
         ]
     )
     paths: dict[str, dict[str, object]] = {}
@@ -165,6 +183,14 @@ def _described(api: apigateway.IRestApi) -> dict[str, object]:
     resource = cfn_rest_api(api)
     is_compressed = resource is not None and resource.minimum_compression_size is not None
     return {"openapi": "3.0.3", "paths": paths, **({_COMPRESSION: 0} if is_compressed else {})}
+
+
+def _api_id(method: apigateway.CfnMethod) -> str:
+    """The id of a method's API, a token; asked once, as the route is."""
+    key = identity(method)
+    if key not in _API_IDS:
+        _API_IDS[key] = method.rest_api_id
+    return _API_IDS[key]
 
 
 def _route(method: apigateway.Method) -> str:

@@ -21,6 +21,15 @@ def unknown_to_none(value: str) -> str | None:
     return None if is_token(value) else value
 
 
+def identity(construct: IConstruct) -> str:
+    """What tells a construct from every other one of this process.
+
+    Of a construct that the CDK made itself, Python is handed another object each time it is found.
+    """
+    reference: str = construct.__jsii_ref__.ref  # type: ignore[attr-defined]  # every jsii object has one
+    return reference
+
+
 def resources_of_type(scope: IConstruct, name: str) -> list[IConstruct]:
     """The resources of a type in a tree, such as ``AWS::IAM::Role``.
 

@@ -13,7 +13,8 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
-from marketplace_constructs.infrastructure.acknowledgements import Finding, acknowledge
+from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
+from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 from marketplace_constructs.infrastructure.alarms import RUNBOOKS
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.delivery_stream import MAX_NAME, delivery_stream, stream_alarms

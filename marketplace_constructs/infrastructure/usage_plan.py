@@ -70,7 +70,7 @@ class MarketplaceUsagePlan(Construct):
         refuse(limits_problems(throttle, quota, method_throttles))
         stage = api.deployment_stage if stage is None else stage
         super().__init__(scope, construct_id)
-        earlier = self._earlier_plans()
+        earlier = self._earlier_plan()
         self.product = product
         self._api_id, self._stage_name = api.rest_api_id, stage.stage_name
         self.usage_plan = apigateway.UsagePlan(
@@ -91,8 +91,8 @@ class MarketplaceUsagePlan(Construct):
         if method_throttles:
             self.limit_methods(_throttles(method_throttles))
             validate_at_synthesis(self, lambda: list(_route_problems(api, method_throttles)))
-        for plan in earlier:
-            self.usage_plan.node.add_dependency(plan)
+        if earlier is not None:
+            self.usage_plan.node.add_dependency(earlier)
         if product.is_native and is_billed:
             self._set_product_code(product.product_code, removal_policy)
 
@@ -159,11 +159,12 @@ class MarketplaceUsagePlan(Construct):
             properties={"UsagePlanId": self.usage_plan_id, "ProductCode": product_code},
         )
 
-    def _earlier_plans(self) -> list[MarketplaceUsagePlan]:
+    def _earlier_plan(self) -> MarketplaceUsagePlan | None:
+        """The one that was defined last."""
         plans = resources_of_type(cdk.Stack.of(self), "AWS::ApiGateway::UsagePlan")
         # A resource stands in CDK's plan, and that in ours.
-        owners = [plan.node.scopes[-3] for plan in plans]
-        return [owner for owner in owners if isinstance(owner, MarketplaceUsagePlan)][-1:]
+        owners = (plan.node.scopes[-3] for plan in reversed(plans))
+        return next((owner for owner in owners if isinstance(owner, MarketplaceUsagePlan)), None)
 
 
 @cache

@@ -20,8 +20,10 @@ RETAIL = "image-retail@2"
 def pools(tmp_path: Path) -> Diff:
     """Runs ``sellable diff`` on the examples and a changed copy of them."""
 
-    def sellable_diff(*options: str, new: Documents | None = None, routes: bool = True) -> int:
-        _write(tmp_path / "old", images())
+    def sellable_diff(
+        *options: str, old: Documents | None = None, new: Documents | None = None, routes: bool = True
+    ) -> int:
+        _write(tmp_path / "old", old or images())
         _write(tmp_path / "new", new or images())
         paths: dict[str, dict[str, Any]] = {}
         for route in IMAGES_ROUTES:
@@ -50,6 +52,19 @@ def dearer() -> Documents:
 def test_nothing_changed(pools: Diff, capsys: pytest.CaptureFixture[str]) -> None:
     assert pools() == 0
     assert capsys.readouterr().out == "no new or higher charge\n"
+
+
+def test_a_plan_that_is_removed_leaves_its_agreements_without_one_and_fails_until_that_is_wanted(
+    pools: Diff, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = images()
+    accounts = {"Accounts": ["123456789012"]}
+    old["plans/large.json"] = images()["plans/retail.json"] | {"Id": "large", "AssignTo": accounts}
+    assert pools(old=old) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("removed: Plan large@2\n")
+    assert "large@2 -> no plan, retail: pinned agreements\n" in out
+    assert pools("--allow", "large@2", old=old) == 0
 
 
 def test_a_charge_is_told_in_lines_that_fit(pools: Diff, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 
 from marketplace_constructs import (
+    AuditFinding,
     Dimension,
     Gate,
     MarketplaceUsagePlan,
@@ -20,11 +21,13 @@ from marketplace_constructs import (
     SellableApi,
     SubscriptionRelayStack,
     Throttle,
+    acknowledge,
 )
 
 app = cdk.App()
 stack = cdk.Stack(app, "Stack")
 api = apigateway.RestApi(stack, "Api")
+acknowledge(api, {AuditFinding.API_REQUEST_VALIDATION: "the function validates"})
 product: Product = Product.legacy("abc123", pricing_model=PricingModel.SUBSCRIPTION)
 concurrent: Product = Product.concurrent("abc123", dimensions=[Dimension.requests("calls")])
 sale = SellableApi(
