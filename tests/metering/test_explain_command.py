@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 from copies import Copy
 from simulation import SEATS
-from test_meter import HOUR, MINUTE, Calm
+from test_meter import HOUR, MINUTE, START, Calm
 
-from marketplace_constructs.domain.metering import LossReason, Outcome, hour_of
+from marketplace_constructs.domain.metering import ClosedHour, LossReason, Outcome, Series, Usage, hour_of
 from marketplace_constructs.domain.product import Metering, Product
+from marketplace_constructs.runtime.metering.explain import Witness, explained
+from marketplace_constructs.runtime.metering.history import History
+from marketplace_constructs.runtime.metering.objects import DirectoryObjects
+from marketplace_constructs.runtime.metering.totals import HourUsage
 
 
 def event(world: Calm, value: str, at: datetime) -> None:
@@ -252,3 +256,48 @@ def test_fails_when_a_copy_is_not_what_it_should_be(copy: Copy, agreement: str) 
     assert "MP-CLI-46: log, got " in refused(copy, "--log", str(copy.directory), *words)
     (copy.directory / "facts.json").write_text("[")
     assert "aws dynamodb scan prints" in refused(copy, *words)
+
+
+def test_lines_that_come_to_something_else_than_the_reading_are_a_finding(story: Story, tmp_path: Path) -> None:
+    series = Series(agreement=story.life.id, dimension="calls")
+    objects = DirectoryObjects(tmp_path)
+    for key in story.objects.keys("manifests/"):
+        objects.put_new(key, story.objects.get(key) or b"")
+    history, witness = History.read(objects), Witness(series, tmp_path)
+    for by_path, said in (
+        ({}, "the lines, one by one"),
+        ({"/a": Fraction(15), "/b": Fraction(-15)}, "by path: /a, /b"),
+    ):
+        usage = Usage(quantity=sum(by_path.values(), Fraction(len(by_path) == 0)), earliest=START, by_path=by_path)
+        found = explained(history, HourUsage(closed=ClosedHour(hour=START), usage={series: usage}), witness, series)
+        assert any(said in wrong for wrong in found.wrong)
+
+
+def test_allocations_that_do_not_sum_to_their_record_are_a_finding(copy: Copy, agreement: str) -> None:
+    manifests = sorted((copy.directory / "ledger" / "manifests").iterdir())
+    for path in manifests[1:]:
+        path.unlink()
+    document = json.loads(manifests[0].read_text())
+    document["records"][0]["allocations"][0]["quantity"] = "1"
+    manifests[0].write_text(json.dumps(document))
+    found = copy.json("explain", agreement, "calls", TEN)
+    assert "record 1/0: its allocations do not sum to it" in found["wrong"]
+
+
+def test_a_record_that_only_took_the_hours_slot_is_shown_and_lines_come_in_the_order_of_their_time(
+    tmp_path: Path,
+) -> None:
+    world = Calm()
+    world.go(4 * MINUTE)
+    world.use(1)
+    world.go(71 * MINUTE)
+    world.use(1, ago=30 * MINUTE)
+    world.use(1, ago=35 * MINUTE)  # told later, and before it
+    world.go(HOUR)
+    copy = Copy(world, tmp_path)
+    lines = copy.json("explain", world.life.id, "calls", TEN, "--lines")["lines"]
+    assert [one["time"] for one in lines] == sorted(one["time"] for one in lines)
+    assert [one["id"] for one in lines] != sorted(one["id"] for one in lines)
+    (record,) = copy.json("explain", world.life.id, "calls", ELEVEN)["records"]
+    assert record["of_hour"] == "0"
+    assert record["quantity"] == "2.000000"

@@ -287,6 +287,33 @@ def test_usage_that_would_be_lost_is_a_finding(tmp_path: Path) -> None:
     assert "would be lost (month-end)" in result.stdout
 
 
+def test_what_is_lost_with_an_agreement_is_carried_no_more_and_unreadable_lines_stay_where_they_are(
+    tmp_path: Path,
+) -> None:
+    world = Calm(decimals=0)
+    world.go(4 * MINUTE)
+    world.use(1)  # a tenth of the smallest quantity of data
+    world.go(71 * MINUTE)
+    assert Copy(world, tmp_path / "before").json("show")["carried"] == [
+        {"agreement": world.life.id, "dimension": "data", "quantity": "1/10"}
+    ]
+    world.cancel(world.life)
+    world._tell()
+    for _ in range(16):
+        world.clock.advance(5 * MINUTE)
+        world._tell()
+        world._main.meter.run()
+    world.files.add(
+        hour_of(world.clock.now()), "broken", b'{"extendedRequestId": "x"}\n', modified_at=world.clock.now()
+    )
+    copy = Copy(world, tmp_path / "after")
+    assert copy.json("show")["carried"] == []
+    before = copy.files()
+    copy.now += HOUR
+    assert [one["quarantined"] for one in copy.json("close")["closed"] if not one["again"]] == [1]
+    assert copy.files() == before
+
+
 def test_an_hour_that_is_held_is_a_finding(late: Late, tmp_path: Path) -> None:
     now = late.clock.now()
     line = late._line(late.life.id, now - HOUR, "/v1/unknown", 200, 0)
