@@ -286,12 +286,10 @@ class _History:
         return self.activation is not None
 
     @property
-    def license_arn(self) -> str | None:
-        """The licence as ResolveCustomer or GetEntitlements spells it; an event's spelling only for want of those."""
-        spelled = [fact for fact in self.facts if fact.license_arn]
-        best = next((fact for fact in spelled if fact.kind in {FactKind.REGISTERED, FactKind.ENTITLED}), None)
-        arn = (best or spelled[0]).license_arn if spelled else None
-        return f"arn:{arn}" if arn and arn.startswith("aws") else arn
+    def metered_arn(self) -> str | None:
+        """The licence as ResolveCustomer or GetEntitlements spells it; None where neither was asked about it."""
+        kinds = {FactKind.REGISTERED, FactKind.ENTITLED}
+        return next((fact.license_arn for fact in self.facts if fact.license_arn and fact.kind in kinds), None)
 
     @property
     def license_ids(self) -> set[str]:
@@ -472,7 +470,7 @@ def _settle(
         state=state,
         root=chain[-1].id,
         product_code=product.product_code,
-        license_arn=history.license_arn,
+        license_arn=_license_arn(chain),
         is_registered=is_registered,
         grants_access=is_granted and not lacks_plan,
         registered_at=registration.at if registration else None,
@@ -488,6 +486,23 @@ def _settle(
         keys=_keys(chain) if holds_keys else (),
         alarms=(*history.alarms, *_status_alarms(history), *plan_alarms),
     )
+
+
+def _license_arn(chain: Sequence[_History]) -> str | None:
+    """The licence of the first of a chain as AWS meters it.
+
+    Nobody registers again after a renewal, so only an event names its licence, and BatchMeterUsage may not take an
+    event's spelling [UNCONF]: then all but its ``l-…`` is spelled as the licence of the agreement before it was.
+    """
+    own = chain[0].metered_arn
+    told = next((fact.license_arn for fact in chain[0].facts if fact.license_arn), None)
+    if own is not None or told is None:
+        return own
+    for before in chain[1:]:
+        arn = before.metered_arn
+        if arn is not None and arn.endswith(license_id(arn)):
+            return arn.removesuffix(license_id(arn)) + license_id(told)
+    return f"arn:{told}" if told.startswith("aws") else told
 
 
 def _waiting(registration: Fact | None) -> State:

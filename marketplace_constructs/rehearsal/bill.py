@@ -15,7 +15,7 @@ from typing import Final
 
 from marketplace_constructs.domain.agreements import FactKind
 from marketplace_constructs.domain.plan_table import Cell, LineState, PlanTable
-from marketplace_constructs.domain.plan_versions import EVERY_CALL, Assignment, PlanVersion, hour_of, plan_at
+from marketplace_constructs.domain.plan_versions import EVERY_CALL, Assignment, PlanVersion, deployed, hour_of, plan_at
 from marketplace_constructs.rehearsal.errors import BrokenPromise
 from marketplace_constructs.rehearsal.gateway import Call
 from marketplace_constructs.rehearsal.stage import Sale, Stage
@@ -122,6 +122,7 @@ class Plans:
         self._versions: Final = DynamoDbPlanVersions(dynamodb, self._settings.plans_table)
         self._facts: Final = DynamoDbFacts(dynamodb, self._settings.facts_table)
         self._tables: dict[str, PlanTable] = {}
+        self._held: dict[tuple[str, datetime], PlanVersion] = {}
 
     def plan_of(self, buyer: Visitor, agreement: str, at: datetime) -> str:
         """The plan of a buyer's agreement at a moment, as ``id@version``."""
@@ -132,16 +133,23 @@ class Plans:
         ]
         return plan_at(assigned, at) or EVERY_CALL
 
+    def deployed(self, at: datetime) -> dict[str, PlanVersion]:
+        """Every plan that is in the stack, with what holds of it."""
+        return deployed(self._versions.versions(), at)
+
     def version_of(self, plan: str, at: datetime) -> PlanVersion:
         """What holds of a plan.
 
         Raises:
             BrokenPromise: Nothing does.
         """
-        version = self._versions.holding(plan, at)
-        if version is None:
-            raise BrokenPromise(f"nothing holds of {plan} at {at:%H:%M}")
-        return version
+        place = plan, hour_of(at)
+        if place not in self._held:
+            version = self._versions.holding(plan, at)
+            if version is None:
+                raise BrokenPromise(f"nothing holds of {plan} at {at:%H:%M}")
+            self._held[place] = version
+        return self._held[place]
 
     def table_of(self, plan: str, at: datetime) -> PlanTable:
         """The table of a plan.

@@ -38,19 +38,19 @@ _MOMENT: Final = timedelta(seconds=30)
 def plans(stage: Stage, promises: Promises) -> None:
     """A route is refused under one plan and served under another, and an agreement moves between them with its key."""
     sale = stage.sale(SaleKind.PLANNED)
-    with _answers_kept(stage, sale, seconds=1):
+    with answers_kept(stage, sale, seconds=1):
         _move_there_and_back(stage, promises, sale)
 
 
 def plan_change(stage: Stage, promises: Promises) -> None:
     """A plan's documents change at a whole hour, and back at another; hours that are over keep what held in them."""
     sale = stage.sale(SaleKind.PLANNED)
-    with _answers_kept(stage, sale, seconds=1):
+    with answers_kept(stage, sale, seconds=1):
         _change_and_roll_back(stage, promises, sale)
 
 
 @contextmanager
-def _answers_kept(stage: Stage, sale: Sale, *, seconds: int) -> Iterator[None]:
+def answers_kept(stage: Stage, sale: Sale, *, seconds: int) -> Iterator[None]:
     """API Gateway keeps the gate's answers so long; its cache knows nothing of the rehearsal's clock."""
     gateway = stage.aws.client("apigateway")
     before = {
@@ -102,7 +102,7 @@ def _move_there_and_back(stage: Stage, promises: Promises, sale: Sale) -> None:
             for is_asked in (True, False):
                 require_open(_answered(buyer, route, is_asked=is_asked), is_open=is_open)
         with promises.promise(f"the agreement is assigned {new.plan} from {hour:%H:%M} on, and nothing changes before"):
-            _assign(buyer, agreement.id, new.plan, hour)
+            assign(buyer, agreement.id, new.plan, hour)
             stage.reconcile(sale, buyer.identity)
             require_open(_answered(buyer, route, is_asked=True), is_open=is_open)
         with promises.promise(f"at {hour:%H:%M} the gate goes by {new.plan}"):
@@ -198,7 +198,8 @@ def _answered(buyer: Visitor, route: Route, *, is_asked: bool) -> Answer:
     return wait_until(answer, f"the gate is asked about {route}" if is_asked else f"the answer to {route} is kept")
 
 
-def _assign(buyer: Visitor, agreement_id: str, plan: str, hour: datetime) -> None:
+def assign(buyer: Visitor, agreement_id: str, plan: str, hour: datetime) -> None:
+    """Give an agreement a plan from a whole hour on, as an operator does."""
     stage, settings = buyer.stage, buyer.sale.settings
     DynamoDbFacts(stage.aws.client("dynamodb"), settings.facts_table).add(
         Fact(

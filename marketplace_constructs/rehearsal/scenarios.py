@@ -15,6 +15,7 @@ from marketplace_constructs.domain.plan_versions import HOUR, hour_of
 from marketplace_constructs.domain.product import Metering
 from marketplace_constructs.rehearsal.bill import Plans, accepted, differences, due, plain, totals
 from marketplace_constructs.rehearsal.journey import Promises, Scenario, require, wait_until
+from marketplace_constructs.rehearsal.metering_scenario import metering, metering_large
 from marketplace_constructs.rehearsal.native_meter import ROLE_NAME
 from marketplace_constructs.rehearsal.plan_scenarios import plan_change, plans
 from marketplace_constructs.rehearsal.stage import Route, Sale, SaleKind, Stage
@@ -29,6 +30,7 @@ from marketplace_constructs.rehearsal.visit import (
     register,
     said,
     sold_route,
+    wait_until_drained,
 )
 
 _WRONG_KEY: Final = "x" * 40
@@ -501,25 +503,6 @@ def billed_to(buyer: Visitor) -> int:
     return int(sum(record.quantity for record in records if record.account_id == buyer.buyer.account_id))
 
 
-def wait_until_drained(stage: Stage, sale: Sale) -> None:
-    """Wait until the sale's queues are empty, and nothing is being handled.
-
-    Raises:
-        BrokenPromise: They do not become empty.
-    """
-    sqs = stage.aws.client("sqs")
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-
-    def is_drained() -> bool | None:
-        for url in sale.stack.of_type("AWS::SQS::Queue").values():
-            attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-            if any(int(attributes[name]) for name in names):
-                return None
-        return True
-
-    wait_until(is_drained, "every event is handled")
-
-
 def require_scheduled(stage: Stage, sale: Sale) -> None:
     """The deployed meter has a rule that runs it.
 
@@ -607,6 +590,18 @@ _ALL: Final = (
     Scenario(name="plans", title="an agreement moves to another plan", play=plans, needs=SaleKind.PLANNED),
     Scenario(
         name="plan-change", title="the documents of a plan change, and back", play=plan_change, needs=SaleKind.PLANNED
+    ),
+    Scenario(
+        name="metering",
+        title="many buyers under several plans are billed to the unit",
+        play=metering,
+        needs=SaleKind.METERED_BY_PLANS,
+    ),
+    Scenario(
+        name="metering-large",
+        title="the same with thousands of calls",
+        play=metering_large,
+        needs=SaleKind.METERED_BY_PLANS,
     ),
     Scenario(name="event-first", title="the activation arrives before the registration", play=event_first),
     Scenario(name="event-last", title="the activation arrives after the registration", play=event_last),

@@ -87,6 +87,7 @@ class SaleKind(StrEnum):
     PIPELINE = "pipeline metering"
     CONCURRENT = "concurrent agreements"
     PLANNED = "plans by documents"
+    METERED_BY_PLANS = "pipeline metering of plans by documents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,8 @@ class Sale:
                 return not self.terms.is_legacy
             case SaleKind.PLANNED:
                 return bool(self.settings.plans_table)
+            case SaleKind.METERED_BY_PLANS:
+                return bool(self.settings.plans_table) and self.pipeline is not None and not self.terms.is_native
 
 
 class Stage:

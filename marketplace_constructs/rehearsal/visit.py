@@ -202,6 +202,25 @@ def open_to(buyer: Visitor) -> Route:
     return route
 
 
+def wait_until_drained(stage: Stage, sale: Sale) -> None:
+    """Wait until the sale's queues are empty, and nothing is being handled.
+
+    Raises:
+        BrokenPromise: They do not become empty.
+    """
+    sqs = stage.aws.client("sqs")
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+
+    def is_drained() -> bool | None:
+        for url in sale.stack.of_type("AWS::SQS::Queue").values():
+            attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+            if any(int(attributes[name]) for name in names):
+                return None
+        return True
+
+    wait_until(is_drained, "every event is handled")
+
+
 def is_served(answer: Answer) -> bool:
     """Whether a call got past the gate, the key and the throttle."""
     return answer.status not in _REFUSALS and answer.status != _THROTTLED

@@ -118,6 +118,22 @@ def test_the_hour_of_a_renewal_is_the_old_agreements_where_both_have_one_licence
     assert renewed(AT + HOUR / 2, f"{ARN}b").buyers["agmt-2"].slots_from is None
 
 
+@pytest.mark.parametrize("number", ["l-0a", "l-0b"])
+def test_a_renewed_licence_that_only_an_event_names_is_spelled_as_the_one_before(number: str) -> None:
+    told = f"aws:license-manager:us-east-1:111122223333:{number}"
+    history = History()
+    history.tell(FactKind.REGISTERED, AT)
+    history.tell(FactKind.ACTIVATED, AT, arn="aws:license-manager:us-east-1:111122223333:l-0a")
+    history.tell(FactKind.AGREED, AT + HOUR, "agmt-2", told, previous_agreement_id="agmt-1", intent="RENEW")
+    history.tell(FactKind.ACTIVATED, AT + HOUR, "agmt-2", told)
+    history.tell(FactKind.ENDED, AT + HOUR, status="RENEWED")
+
+    buyers = history.register().buyers
+
+    assert buyers["agmt-1"].license_arn == ARN
+    assert buyers["agmt-2"].license_arn == ARN.replace("l-0a", number)
+
+
 def test_an_agreement_without_a_licence_is_told_of_and_not_metered() -> None:
     history = History()
     facts = [
