@@ -50,7 +50,11 @@ NOT_SHOWN = (
         "*",
         "Firehose is played: files are put where this role may put them (test_access_log), and no more is asked of it",
     ),
-    ("MeterFunction", "*", "the rehearsal runs the meter under this role, and its actions are not taken away one at a time yet"),
+    (
+        "MeterFunction",
+        "*",
+        "the rehearsal runs the meter under this role, and its actions are not taken away one at a time yet",
+    ),
     (
         "*",
         "* AWS's own policy",
