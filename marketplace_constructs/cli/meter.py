@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -271,7 +272,8 @@ def close(sale: MeteredSale, *, hour: datetime | None, yes: bool, output: str) -
     if yes:
         sale.run_meter({})
     else:
-        meter.run()
+        with _quiet():
+            meter.run()
     manifests = _manifests(sale.objects if yes else overlay, after=before)
     closed = {one.hour for manifest in manifests for one in manifest.closed}
     done = shown.done_to_json(manifests, due=due, held=[one for one in due if one not in closed], has_run=yes)
@@ -441,18 +443,29 @@ def _replayed(sale: MeteredSale, since: datetime | None, until: datetime | None)
         yield from bar.track(done, total=len(hours), description="hours")
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The meter would tell, on standard output, what is shown here."""
+    import logging
+
+    from marketplace_constructs.runtime.observability import logger
+
+    level = logger.log_level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _dry_meter(sale: MeteredSale) -> tuple[Any, Objects]:
     """The production meter, which writes into memory and sends nothing."""
-    import logging
     import uuid
 
     from marketplace_constructs.runtime.metering.dry_run import NothingSent, OverlaidObjects, UnchangedFiles
     from marketplace_constructs.runtime.metering.ledger import Ledger
     from marketplace_constructs.runtime.metering.meter import Meter, Ports, options_of
-    from marketplace_constructs.runtime.observability import logger
 
-    # It would tell, on standard output, what is shown here.
-    logger.setLevel(logging.CRITICAL)
     objects = OverlaidObjects(sale.objects)
     has_events = bool(sale.settings.usage_events)
     ports = Ports(
