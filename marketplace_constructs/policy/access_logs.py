@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING, Final, Self
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
 from marketplace_constructs.queries.access_log import ABSENT, REFUSED_BY_GATEWAY
+from marketplace_constructs.queries.log_lines import json_source, quoted, typed_lines
 from marketplace_constructs.queries.usage import (
     CELLS,
     COUNTED,
     LINES,
-    MAX_DIGITS,
-    MEMBERS,
     ROUTES,
     cell_rows,
     first_lines,
@@ -190,14 +189,17 @@ class AccessLog:
     def _read(self) -> None:
         self._make_enums()
         target = self._directory / "lines.parquet"
+        texts, also = self._texts(), {name: f'CAST("{name}" AS BIGINT)' for name in self._also}
         selected = " UNION ALL ".join(
-            self._selection(compression, files) for compression, files in self._files.items() if files
+            typed_lines(json_source(files, compression=compression, also=self._also), texts=texts, also=also)
+            for compression, files in self._files.items()
+            if files
         )
-        copy = f"COPY ({selected}) TO '{_quoted(str(target))}' (FORMAT parquet, COMPRESSION uncompressed)"
+        copy = f"COPY ({selected}) TO '{quoted(str(target))}' (FORMAT parquet, COMPRESSION uncompressed)"
         with self._told():
             (total,) = self._connection.execute(copy).fetchone() or (0,)
-        self._connection.execute(f"CREATE VIEW read AS SELECT * FROM read_parquet('{_quoted(str(target))}')")
-        (readable,) = self._connection.execute("SELECT COUNT(extended_request_id) FROM read").fetchone() or (0,)
+        self._connection.execute(f"CREATE VIEW read AS SELECT * FROM read_parquet('{quoted(str(target))}')")
+        (readable,) = self._connection.execute("SELECT COUNT(id_hash) FROM read").fetchone() or (0,)
         self.unparsable = total - readable
         self._drop_repetitions(readable)
 
@@ -209,46 +211,28 @@ class AccessLog:
         for name, texts in {
             "known_method": {route.method for route in routes},
             "known_path": {route.path for route in routes},
-            # A cast that fails is slow, so what most lines hold is known.
-            "known_error": REFUSED_BY_GATEWAY | {ABSENT},
+            "known_error": REFUSED_BY_GATEWAY,
         }.items():
-            values = ", ".join(f"'{_quoted(text)}'" for text in sorted(texts) or [""])
+            values = ", ".join(f"'{quoted(text)}'" for text in sorted(texts) or [""])
             self._connection.execute(f"CREATE TYPE {name} AS ENUM ({values})")
 
-    def _selection(self, compression: str, files: Sequence[str]) -> str:
-        """The text that reads some files into typed columns."""
-        members = [*MEMBERS.values(), *self._also]
-        columns = ", ".join(f"'{member}': 'VARCHAR'" for member in members)
-        names = ", ".join(f"'{_quoted(glob.escape(name))}'" for name in files)
-        # A line that is no JSON object comes out as a line of NULLs, which is what keeps it from being lost.
-        source = (
-            f"read_json([{names}], columns={{{columns}}}, format='newline_delimited', records=true, "
-            f"ignore_errors=true, compression='{compression}', hive_partitioning=false)"
-        )
-        numbers = {name: f'try_cast("{MEMBERS[name]}" AS BIGINT)' for name, kind in LINES.items() if kind == "bigint"}
-        texts = {name: f"nullif(nullif(\"{MEMBERS[name]}\", '{ABSENT}'), '')" for name in LINES if name not in numbers}
-        values = {name: f"coalesce({number}, 0)" for name, number in numbers.items()}
-        # A cast reads 1e3 and 1.5 as well; a number that is written back as it stood is a whole one.
-        sound = " AND ".join(
-            f"CASE WHEN {number} IS NULL THEN coalesce(\"{MEMBERS[name]}\", '') IN ('', '{ABSENT}') "
-            f'ELSE {number} >= 0 AND {number} < {10**MAX_DIGITS} AND CAST({number} AS VARCHAR) = "{MEMBERS[name]}" END'
-            for name, number in numbers.items()
-        )
-        if self._tables is not None:
-            texts["method"] = 'try_cast("httpMethod" AS known_method)'
-            texts["path"] = 'try_cast("resourcePath" AS known_path)'
-            texts["error_type"] = 'try_cast("errorResponseType" AS known_error)'
-            ids = sorted({table.plan.partition("@")[0] for table in self._tables})
-            cases = " ".join(f"WHEN \"plan\" = '{one}' OR starts_with(\"plan\", '{one}@') THEN '{one}'" for one in ids)
-            texts["plan"] = f"CASE {cases} END"
-            if not self._keeps_agreements:
-                texts["agreement"] = f"CASE WHEN \"agreement\" NOT IN ('', '{ABSENT}') THEN 'any' END"
-        request_id = texts.pop("extended_request_id")
-        sound += f" AND {values['request_time_ms']} > 0"
-        selected = {"extended_request_id": f"CASE WHEN {sound} THEN {request_id} END", **texts, **values}
-        selected |= {name: f'CAST("{name}" AS BIGINT)' for name in self._also}
-        given = ", ".join(f"{expression} AS {name}" for name, expression in selected.items())
-        return f'SELECT hash("extendedRequestId") AS id_hash, {given} FROM {source}'
+    def _texts(self) -> dict[str, str]:
+        """What becomes of the texts of a line; of those that the tables do not tell apart as little as possible."""
+        if self._tables is None:
+            return {}
+        ids = sorted({table.plan.partition("@")[0] for table in self._tables})
+        cases = " ".join(f"WHEN \"plan\" = '{one}' OR starts_with(\"plan\", '{one}@') THEN '{one}'" for one in ids)
+        # A cast that fails is slow, so what most lines hold is not cast.
+        error = f'CASE WHEN "errorResponseType" <> \'{ABSENT}\' THEN try_cast("errorResponseType" AS known_error) END'
+        texts = {
+            "method": 'try_cast("httpMethod" AS known_method)',
+            "path": 'try_cast("resourcePath" AS known_path)',
+            "error_type": error,
+            "plan": f"CASE {cases} END",
+        }
+        if not self._keeps_agreements:
+            texts["agreement"] = f"CASE WHEN \"agreement\" NOT IN ('', '{ABSENT}') THEN 'any' END"
+        return texts
 
     def _drop_repetitions(self, readable: int) -> None:
         """Let ``lines`` be the lines of ``read``, each once; unreadable ones stay.
@@ -257,34 +241,32 @@ class AccessLog:
         """
         connection = self._connection
         parts = readable // _PER_PART + 1
-        connection.execute("CREATE TEMP TABLE repeated (id_hash UBIGINT)")
+        connection.execute("CREATE TEMP TABLE repeated (id_hash UBIGINT, copies BIGINT)")
         for part in range(parts):
             connection.execute(
-                "INSERT INTO repeated SELECT id_hash FROM read WHERE extended_request_id IS NOT NULL "
-                f"AND id_hash % {parts} = {part} GROUP BY id_hash HAVING COUNT(*) > 1"
+                "INSERT INTO repeated SELECT id_hash, COUNT(*) FROM read "
+                f"WHERE id_hash % {parts} = {part} GROUP BY id_hash HAVING COUNT(*) > 1"
             )
         columns = ", ".join((*LINES, *self._also))
-        (repeated,) = connection.execute("SELECT COUNT(*) FROM repeated").fetchone() or (0,)
+        (repeated,) = connection.execute("SELECT CAST(SUM(copies) AS BIGINT) FROM repeated").fetchone() or (None,)
         if not repeated:
             connection.execute(f"CREATE VIEW lines AS SELECT {columns} FROM read")
             return
-        first = self._directory / "first.parquet"
+        first, kept = self._directory / "first.parquet", 0
         first.mkdir()
         for part in range(parts):
             connection.execute(
                 f"CREATE OR REPLACE TEMP VIEW candidates AS SELECT {columns} FROM read SEMI JOIN repeated "
                 f"USING (id_hash) WHERE id_hash % {parts} = {part}"
             )
-            text = first_lines("candidates", also=self._also)
-            connection.execute(f"COPY ({text}) TO '{_quoted(str(first / str(part)))}' (FORMAT parquet)")
-        connection.execute(f"CREATE VIEW first AS SELECT {columns} FROM read_parquet('{_quoted(str(first))}/*')")
+            copy = f"COPY ({first_lines('candidates', also=self._also)}) TO '{quoted(str(first / str(part)))}'"
+            kept += (connection.execute(f"{copy} (FORMAT parquet)").fetchone() or (0,))[0]
         connection.execute(
+            # A line that cannot be read has no hash, and so stays.
             f"CREATE VIEW lines AS SELECT {columns} FROM read ANTI JOIN repeated USING (id_hash) "
-            f"UNION ALL SELECT {columns} FROM read WHERE extended_request_id IS NULL AND id_hash IN (FROM repeated) "
-            f"UNION ALL SELECT {columns} FROM first"
+            f"UNION ALL SELECT {columns} FROM read_parquet('{quoted(str(first))}/*')"
         )
-        (kept,) = connection.execute("SELECT COUNT(extended_request_id) FROM lines").fetchone() or (0,)
-        self.duplicates = readable - kept
+        self.duplicates = repeated - kept
 
     def _load(self, name: str, schema: Mapping[str, str], rows: Iterable[Mapping[str, object]]) -> None:
         path = self._directory / f"{name}.json"
@@ -292,7 +274,7 @@ class AccessLog:
         columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
         self._connection.execute(
             f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM "
-            f"read_json('{_quoted(str(path))}', columns={{{columns}}}, format='newline_delimited')"
+            f"read_json('{quoted(str(path))}', columns={{{columns}}}, format='newline_delimited')"
         )
 
     @contextmanager
@@ -364,7 +346,3 @@ def _unreadable(what: str) -> MarketplaceConstructsError:
             "MP-SIM-01", f"log, {what}; expected files of JSON lines, plain or gzip; see --log in sellable simulate -h"
         )
     )
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

@@ -25,7 +25,26 @@ CORE = {
     # values
     *("Literal", "Null", "Boolean", "DataType", "DataTypeParam", "Cast", "TryCast", "Star", "Tuple", "Paren"),
     # operators
-    *("And", "Or", "Not", "EQ", "NEQ", "LT", "LTE", "GT", "GTE", "Is", "In", "Add", "Sub", "Mod", "Mul", "Case", "If"),
+    *(
+        "And",
+        "Or",
+        "Not",
+        "EQ",
+        "NEQ",
+        "LT",
+        "LTE",
+        "GT",
+        "GTE",
+        "Between",
+        "Is",
+        "In",
+        "Add",
+        "Sub",
+        "Mod",
+        "Mul",
+        "Case",
+        "If",
+    ),
     # functions
     *("Count", "Sum", "Min", "RowNumber", "Coalesce", "Nullif", "SplitPart", "Union", "Filter", "JSONExtractScalar"),
 }

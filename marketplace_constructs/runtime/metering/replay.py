@@ -105,7 +105,8 @@ class Sorted:
                 compression = "gzip" if content.read(2) == b"\x1f\x8b" else "none"
             source = typed_lines(json_source([str(path)], compression=compression))
             rows = self._connection.execute(
-                f"SELECT DISTINCT hour FROM ({source}) WHERE extended_request_id IS NOT NULL"
+                "SELECT DISTINCT request_time_ms - request_time_ms % 3600000 "
+                f"FROM ({source}) WHERE extended_request_id IS NOT NULL"
             ).fetchall()
         return frozenset(_EPOCH + timedelta(milliseconds=hour_ms) for (hour_ms,) in rows)
 

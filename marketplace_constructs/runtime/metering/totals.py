@@ -22,7 +22,7 @@ from marketplace_constructs.domain.metering import ClosedHour, Series, Usage, ho
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
 from marketplace_constructs.domain.plan_versions import PlanVersion, holding
 from marketplace_constructs.queries.access_log import REFUSED_BY_GATEWAY
-from marketplace_constructs.queries.log_lines import Line, json_source, read_line, typed_lines
+from marketplace_constructs.queries.log_lines import Line, json_source, quoted, read_line, typed_lines
 from marketplace_constructs.queries.usage import (
     CELLS,
     COUNTED,
@@ -419,32 +419,35 @@ class _Reading:
         """Keep the hour's lines of some files in typed columns."""
         raw = self._directory / "raw"
         raw.mkdir()
-        paths: dict[str, list[str]] = {"gzip": [], "none": []}
-        names: dict[str, str] = {}
+        names: dict[str, dict[str, str]] = {"gzip": {}, "none": {}}
         for number, file in enumerate(chunk):
             path = raw / str(number)
             self._files.fetch(file.name, path)
             with path.open("rb") as content:
-                paths["gzip" if content.read(2) == b"\x1f\x8b" else "none"].append(str(path))
-            names[str(path)] = file.name
-        for compression, found in paths.items():
+                names["gzip" if content.read(2) == b"\x1f\x8b" else "none"][str(path)] = file.name
+        for compression, found in names.items():
             if found:
                 self._chunks += 1
-                self._type(json_source(found, compression=compression), names, new)
+                self._type(compression, found, new)
         shutil.rmtree(raw)
 
-    def _type(self, source: str, names: Mapping[str, str], new: set[str]) -> None:
+    def _type(self, compression: str, names: Mapping[str, str], new: set[str]) -> None:
         target = self._directory / "typed" / f"{self._chunks}.parquet"
-        self._run(f"COPY ({typed_lines(source)}) TO '{target}' (FORMAT parquet)")
+        text = typed_lines(json_source(names, compression=compression), also={"file": "file_index"})
+        self._run(f"COPY ({text}) TO '{target}' (FORMAT parquet)")
+        if new.isdisjoint(names.values()):
+            return
+        files = list(names.items())
         told = self._run(
-            f"SELECT filename, CASE WHEN extended_request_id IS NOT NULL THEN hour END AS hour, COUNT(*) "
-            f"FROM read_parquet('{target}') GROUP BY ALL"
+            "SELECT file, CASE WHEN id_hash IS NOT NULL THEN request_time_ms - request_time_ms % 3600000 END, "
+            f"COUNT(*) FROM read_parquet('{target}') GROUP BY ALL"
         )
-        for path, hour_ms, _ in told:
-            if names[path] not in new:
+        for number, hour_ms, _ in told:
+            path, name = files[number]
+            if name not in new:
                 continue
             if hour_ms is None:
-                self._quarantined += _quarantine(self._files, names[path], Path(path).read_bytes())
+                self._quarantined += _quarantine(self._files, name, Path(path).read_bytes())
             else:
                 self._also.add(_EPOCH + timedelta(milliseconds=hour_ms))
 
@@ -466,10 +469,10 @@ class _Reading:
 
     def _distinct(self) -> None:
         """Each line once. Equal ids have equal hashes, so only lines whose hash comes twice are compared by id."""
-        typed = self._directory / "typed" / "*.parquet"
+        typed, first_ms = self._directory / "typed" / "*.parquet", _ms(self._hour)
         self._run(
             f"CREATE VIEW hour_lines AS SELECT {_COLUMNS}, id_hash FROM read_parquet('{typed}') "
-            f"WHERE extended_request_id IS NOT NULL AND hour = {_ms(self._hour)}"
+            f"WHERE id_hash IS NOT NULL AND request_time_ms >= {first_ms} AND request_time_ms < {first_ms + 3_600_000}"
         )
         parts = int(self._run("SELECT COUNT(*) FROM hour_lines")[0][0]) // _PER_PART + 1
         self._run("CREATE TABLE repeated (id_hash UBIGINT)")
@@ -517,7 +520,7 @@ class _Reading:
 
     def _count_strangers(self, tables: Mapping[str, PlanTable], sums: _Sums) -> None:
         """Lines that no table judges."""
-        known = ", ".join(f"'{_quoted(plan)}'" for plan in tables) or "''"
+        known = ", ".join(f"'{quoted(plan)}'" for plan in tables) or "''"
         rows = self._run(
             "SELECT CASE WHEN plan IS NULL THEN 'skipped' WHEN is_refused THEN 'refused' "
             "WHEN named IS NULL THEN 'unattributed' WHEN agreement IS NULL THEN 'outside' ELSE 'unmatched' END,"
@@ -530,7 +533,7 @@ class _Reading:
         self._load("routes", ROUTES, route_rows(table))
         self._load("cells", CELLS, cell_rows(table))
         self._run(
-            f"CREATE OR REPLACE VIEW lines AS SELECT {_COLUMNS} FROM attributed WHERE plan = '{_quoted(plan)}' "
+            f"CREATE OR REPLACE VIEW lines AS SELECT {_COLUMNS} FROM attributed WHERE plan = '{quoted(plan)}' "
             "AND (named IS NULL OR agreement IS NOT NULL OR is_refused)"
         )
         cursor = self._connection.execute(usage_query(("agreement", "path")), [plan.partition("@")[0]])
@@ -559,7 +562,3 @@ class _Reading:
 
     def _run(self, text: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(text).fetchall()
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
