@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("gate", "load", "cold_start", "synthesis", "simulation", "lint")
+BENCHMARKS = ("gate", "load", "cold_start", "synthesis", "simulation", "metering", "lint")
 
 
 def main() -> None:

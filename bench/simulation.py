@@ -30,7 +30,7 @@ Answer = dict[str, int]
 """``lines``: distinct ones; ``calls``, ``bytes``, ``ms``: billable calls, bytes and rounded milliseconds."""
 
 
-def generate(directory: Path, lines: int, files: int) -> None:
+def generate(directory: Path, lines: int, files: int, *, hours: int = 24) -> None:
     """Write the log; one file's lines at a time lie uncompressed on disk."""
     import duckdb  # noqa: PLC0415 - the process that measures imports the standard library alone
 
@@ -40,7 +40,7 @@ def generate(directory: Path, lines: int, files: int) -> None:
         plain = directory / f"log-{number:02}.json"
         connection.execute(
             f"""COPY (
-              SELECT CAST(1796083200000 + i * 86400000 // {lines} AS VARCHAR) AS "requestTimeEpoch",
+              SELECT CAST(1796083200000 + i * {hours * 3_600_000} // {lines} AS VARCHAR) AS "requestTimeEpoch",
                 to_base64(unhex(substr(md5(CAST(i AS VARCHAR)), 1, 22))) AS "extendedRequestId",
                 uuid() AS "requestId", 'a1b2c3d4e5' AS "apiId", 'prod' AS stage,
                 CASE WHEN h % 3 = 0 THEN 'POST' ELSE 'GET' END AS "httpMethod",

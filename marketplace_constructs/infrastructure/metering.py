@@ -91,8 +91,8 @@ class Meter(Construct):
     Region, so that there is one: a second stack of the product cannot make another. Where the stack was deleted and
     comes back, or another stack is to go on with the ledger, give it as ``ledger_bucket``.
 
-    Costs on paper: 1,000 to 100,000 agreements of three dimensions, 0.1 to 6 USD a month of Lambda and 0.2 to 0.5 USD
-    of S3 [UNCONF: list prices from memory].
+    Costs on paper: for 1,000 agreements of three dimensions some 2 USD a month, and for each million calls 0.15 USD of
+    Firehose [UNCONF: list prices from memory]; docs/metering-costs.md works it out.
 
     Args:
         scope: Where it is defined.

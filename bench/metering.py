@@ -1,0 +1,212 @@
+"""Closing an hour of the access log, and taking its records from seal to answer.
+
+An hour of gzip files, as Firehose delivers them, is judged by the production reading in a process of its own, beside
+two parallel zcat of the same files in the same run. Five thousand agreements call four routes; one line in ten thousand
+is delivered twice. Then agreements of ten dimensions each are sealed, sent and settled by the production meter over a
+ledger in memory and a Marketplace that answers at once: what it does itself, without the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+from figures import own_peak_mb, run, show
+from simulation import FILES, PLAN, table, unpacked
+
+START = datetime(2026, 12, 1, tzinfo=UTC)
+AGREEMENTS = 5_000
+MAX_MB = 512
+QUOTA = 250
+"""Records a second: 10 calls of 25 for account and Region.
+
+Source: AWS Marketplace developer guide, metering quotas (read 2026-11-21)."""
+
+
+def agreement(number: int) -> str:
+    """As ``simulation.generate`` names them."""
+    return f"agmt-{hashlib.md5(str(number).encode()).hexdigest()[:20]}"  # names, no secrets
+
+
+def close(directory: str) -> dict[str, object]:
+    """The hour, read and judged."""
+    from marketplace_constructs.domain.plan_table import PlanTable  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.buyers import FOREVER, Life  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.log_files import DirectoryLogFiles  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.totals import DuckDbUsageLog  # noqa: PLC0415
+
+    plan_table = table()
+    assert isinstance(plan_table, PlanTable)
+    log = DuckDbUsageLog(DirectoryLogFiles(Path(directory)), directory=Path(directory))
+    lives = [
+        Life(agreement=name, owner=name, starts_at=START, ends_at=FOREVER) for name in map(agreement, range(AGREEMENTS))
+    ]
+    found = log.read(
+        START,
+        now=START + timedelta(minutes=75),
+        lives=lives,
+        tables={PLAN: replace(plan_table, channel="Marketplace")},
+        since=START,
+    )
+    calls = sum((u.quantity for series, u in found.usage.items() if series.dimension == "calls"), Fraction(0))
+    states = {
+        state: count for state, count in found.closed.lines.items() if state.startswith("calls ") or " " not in state
+    }
+    return {"lines": sum(states.values()), "calls": str(calls), "series": len(found.usage), "mb": own_peak_mb()}
+
+
+def settle(agreements: int, dimensions: int) -> dict[str, object]:
+    """One hour of usage, from seal to answer."""
+    from marketplace_constructs.domain.agreements import Fact, FactKind  # noqa: PLC0415
+    from marketplace_constructs.domain.metering import ClosedHour, Series, Usage  # noqa: PLC0415
+    from marketplace_constructs.domain.product import Dimension, Product  # noqa: PLC0415
+    from marketplace_constructs.runtime.memory import MemoryPlanTables, MemoryPlanVersions  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.ledger import Ledger  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.meter import Meter, MeterOptions, Ports  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.objects import MemoryObjects  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.totals import HourUsage, PlanTimeline  # noqa: PLC0415
+    from marketplace_constructs.runtime.observability import logger  # noqa: PLC0415
+
+    logger.setLevel("CRITICAL")
+    keys = [f"d{number}" for number in range(dimensions)]
+    product = Product.concurrent("bench", dimensions=[Dimension.requests(key) for key in keys])
+
+    def facts() -> Iterator[tuple[str, tuple[Fact, ...]]]:
+        for number in range(agreements):
+            buyer, name = f"{number:012}", agreement(number)
+            yield buyer, tuple(
+                Fact(
+                    id=f"{name}{kind}", kind=kind, buyer=buyer, at=START, agreement_id=name, product_code="bench",
+                    license_arn=f"arn:aws:license-manager::{buyer}:license:l-{number:032x}",
+                )
+                for kind in (FactKind.REGISTERED, FactKind.ACTIVATED)
+            )  # fmt: skip
+
+    class Log:
+        def read(self, hour: datetime, **_: object) -> HourUsage:
+            usage = {
+                Series(agreement=agreement(number), dimension=key): Usage(
+                    quantity=Fraction(number + 1, 3), earliest=hour, by_path={"/v1/images": Fraction(number + 1, 3)}
+                )
+                for number in range(agreements)
+                for key in keys
+            }
+            return HourUsage(closed=ClosedHour(hour=hour), usage=usage if hour == START else {})
+
+    class Client:
+        calls = 0
+
+        def batch_meter_usage(self, **request: Any) -> Mapping[str, Any]:
+            self.calls += 1
+            results = [
+                {"UsageRecord": record, "MeteringRecordId": f"{self.calls}-{number}", "Status": "Success"}
+                for number, record in enumerate(request["UsageRecords"])
+            ]
+            return {"Results": results, "UnprocessedRecords": []}
+
+    now, client, objects = START, Client(), MemoryObjects()
+    ports = Ports(
+        facts=facts,
+        plans=PlanTimeline(MemoryPlanVersions(), MemoryPlanTables()),
+        log=Log(),
+        ledger=Ledger(objects, run="bench"),
+        metering=client,
+        count=lambda *_: None,
+        gauge=lambda *_: None,
+    )
+    options = MeterOptions(product=product, dimensions=keys, stack="Bench")
+    meter = Meter(options, ports, clock=lambda: now, sleep=lambda _: None, monotonic=lambda: 0.0)
+    meter.run()
+    now = START + timedelta(minutes=76)
+    begun = process_time()
+    meter.run()
+    seconds = process_time() - begun
+    largest = max(len(objects.get(key) or b"") for key in objects.keys("manifests/"))
+    return {"records": agreements * dimensions, "calls": client.calls, "cpu_seconds": seconds, "mb": own_peak_mb(),
+            "manifest_mb": largest / 1e6}  # fmt: skip
+
+
+def hour(directory: Path, lines: int) -> list[Path]:
+    """An hour's files under the folder in which they arrived; its files."""
+    run([sys.executable, "-c", _GENERATE, str(directory), str(lines), str(FILES)])
+    arrived = directory / f"{START:%Y/%m/%d/%H}"
+    arrived.mkdir(parents=True)
+    for file in sorted(directory.glob("*.gz")):
+        shutil.move(file, arrived)
+    return sorted(arrived.iterdir())
+
+
+def show_hour(lines: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-metering-") as name:
+        files = hour(Path(name), lines)
+        lines = lines // FILES * FILES
+        before = unpacked(files)
+        closing = run([sys.executable, __file__, "--close", name])
+        floor = (before.seconds + unpacked(files).seconds) / 2
+        found = json.loads(closing.output.splitlines()[-1])
+        if not lines * 0.999 < found["lines"] <= lines:
+            sys.exit(f"got {found['lines']} lines; expected {lines} less those delivered twice")
+        show(
+            f"meter, an hour of {lines:,} lines, gzip",
+            lines / closing.seconds,
+            "lines/s",
+            ratio=floor / closing.seconds,
+            of=f"two parallel zcat | wc -l, {lines / floor:,.0f} lines/s; aim: at least 0.9",
+            cpu_seconds=closing.cpu_seconds,
+            cpu_ratio=before.cpu_seconds / closing.cpu_seconds,
+        )
+        show(f"meter, an hour of {lines:,} lines, peak memory", closing.peak_mb, "MB", aim=MAX_MB)
+
+
+def show_records(agreements: int, dimensions: int) -> None:
+    done = run([sys.executable, __file__, "--settle", f"{agreements},{dimensions}"])
+    found = json.loads(done.output.splitlines()[-1])
+    show(
+        f"meter, {agreements:,} agreements of {dimensions} dimensions, seal to answer",
+        found["records"] / found["cpu_seconds"],
+        "records/s of CPU",
+        ratio=found["records"] / found["cpu_seconds"] / QUOTA,
+        of=f"what AWS takes, {QUOTA} records/s",
+        calls=found["calls"],
+        peak_mb=found["mb"],
+        manifest_mb=found["manifest_mb"],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lines", type=int, nargs="*", default=[400_000, 2_000_000], help="10000000 and 50000000 too")
+    parser.add_argument("--agreements", type=int, nargs="*", default=[100, 1_000], help="10000 too, of 10 dimensions")
+    parser.add_argument("--close", metavar="DIRECTORY")
+    parser.add_argument("--settle", metavar="AGREEMENTS,DIMENSIONS")
+    arguments = parser.parse_args()
+    if arguments.close:
+        print(json.dumps(close(arguments.close)))
+    elif arguments.settle:
+        print(json.dumps(settle(*map(int, arguments.settle.split(",")))))
+    else:
+        for lines in arguments.lines:
+            show_hour(lines)
+        for agreements in arguments.agreements:
+            show_records(agreements, 10)
+
+
+_GENERATE = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path; from simulation import generate
+generate(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), hours=1)
+"""
+
+if __name__ == "__main__":
+    main()
