@@ -287,9 +287,11 @@ class _History:
 
     @property
     def metered_arn(self) -> str | None:
-        """The licence as ResolveCustomer or GetEntitlements spells it; None where neither was asked about it."""
-        kinds = {FactKind.REGISTERED, FactKind.ENTITLED}
-        return next((fact.license_arn for fact in self.facts if fact.license_arn and fact.kind in kinds), None)
+        """The licence as ResolveCustomer spells it; None where nobody registered with it.
+
+        What was read of entitlements has the spelling of whatever had them read, an event's too.
+        """
+        return next((f.license_arn for f in self.facts if f.license_arn and f.kind is FactKind.REGISTERED), None)
 
     @property
     def license_ids(self) -> set[str]:

@@ -134,6 +134,16 @@ def test_a_renewed_licence_that_only_an_event_names_is_spelled_as_the_one_before
     assert buyers["agmt-2"].license_arn == ARN.replace("l-0a", number)
 
 
+def test_a_licence_whose_entitlements_an_event_had_read_is_spelled_as_at_registration() -> None:
+    told = "aws:license-manager:us-east-1:111122223333:l-0a"
+    history = History()
+    history.tell(FactKind.ACTIVATED, AT, arn=told)
+    history.tell(FactKind.ENTITLED, AT, arn=told)
+    history.tell(FactKind.REGISTERED, AT + HOUR)
+
+    assert history.register().buyers["agmt-1"].license_arn == ARN
+
+
 def test_an_agreement_without_a_licence_is_told_of_and_not_metered() -> None:
     history = History()
     facts = [
