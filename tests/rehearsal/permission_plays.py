@@ -19,10 +19,12 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+from marketplace_constructs.domain.plan_versions import hour_of, next_hour
+from marketplace_constructs.rehearsal.bill import Plans, accepted, differences, due
 from marketplace_constructs.rehearsal.errors import BrokenPromise
 from marketplace_constructs.rehearsal.journey import Promises, Scenario, require, wait_until
 from marketplace_constructs.rehearsal.scenarios import bill, set_product_code
-from marketplace_constructs.rehearsal.stage import Sale, Stage
+from marketplace_constructs.rehearsal.stage import Pipeline, Sale, Stage
 from marketplace_constructs.rehearsal.visit import TOKEN_FIELD, Visitor, open_to, register
 from marketplace_constructs.runtime.settings import OnboardingSettings
 
@@ -33,8 +35,11 @@ MEMBERS, MEMBER = f"{PLAN}/keys", f"{PLAN}/keys/*"
 PLANS_TABLE, PLAN_TABLES = "PlansTable", "{PlansTables}/plan-tables/*"
 SENDER = "identity/orders@example.com"
 SECRET = "OnboardingSigningSecret"
+LOG, QUARANTINE = "{AccessLogBucket}/access-log/*", "{AccessLogBucket}/quarantine/*"
+LEDGER = "{MeterLedger}/ledger/*"
 
 ONBOARDING, EVENTS, RECONCILIATION = "OnboardingFunction", "SubscriptionEventsFunction", "AgreementsReconciliation"
+METER = "MeterFunction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +320,46 @@ def recorded_plans(stage: Stage, sale: Sale, promises: Promises) -> None:
         require(answer["Status"] == "SUCCESS", f"it answers {answer['Reason']}")
 
 
+def metered_call(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    assert buyer.agreement is not None
+    agreement, plans = buyer.agreement.id, Plans(stage, sale)
+    with promises.promise("the meter bills what was called, once the hour is over"):
+        for call in stage.example_calls:
+            buyer.make(call, buyer.key)
+        close_hour(stage, sale)
+        counts = (
+            (agreement, hour_of(call.at), plans.counts(plans.plan_of(buyer, agreement, call.at), call))
+            for call in buyer.calls
+        )
+        owed, billed = due(counts, decimals=meter_of(sale).settings.decimals), accepted(stage, [agreement])
+        require(bool(owed), "the calls count nothing, which shows nothing")
+        require(owed == billed, "; ".join(differences(owed, billed)))
+
+
+def unreadable_line(stage: Stage, sale: Sale, promises: Promises) -> None:
+    settings, s3, line = meter_of(sale).settings, stage.aws.client("s3"), f"no line of any call: {uuid.uuid4()}"
+    with promises.promise("the meter keeps a line that it cannot read"):
+        stage.access_logs.write(sale.api_id, f"{line}\n".encode())
+        close_hour(stage, sale)
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=settings.log_bucket, Prefix="quarantine/")
+        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        kept = (s3.get_object(Bucket=settings.log_bucket, Key=key)["Body"].read().decode() for key in keys)
+        require(any(line in text for text in kept), "it is not kept")
+
+
+def close_hour(stage: Stage, sale: Sale) -> None:
+    """Run the meter when everything that was called before is in the log, and its hour is over for the meter."""
+    meter, now = meter_of(sale), stage.clock.now()
+    stage.clock.advance(next_hour(now) + timedelta(minutes=meter.settings.watermark_minutes + 1) - now)
+    invoke(stage, meter.function, {})
+
+
+def meter_of(sale: Sale) -> Pipeline:
+    assert sale.pipeline is not None
+    return sale.pipeline
+
+
 def deployed_plans(sale: Sale) -> list[dict[str, str]]:
     """What CloudFormation told the function that records plans."""
     resources = sale.stack.template["Resources"].values()
@@ -537,6 +582,10 @@ def is_native(settings: OnboardingSettings) -> bool:
     return settings.terms.is_native
 
 
+def has_meter(settings: OnboardingSettings) -> bool:
+    return not settings.terms.is_native
+
+
 PLAYS = (
     Play(
         name="first-call",
@@ -732,5 +781,27 @@ PLAYS = (
             )
         },
         fits=has_documents,
+    ),
+    Play(
+        name="metered-call",
+        title="the meter bills a buyer's calls",
+        play=metered_call,
+        needs={
+            METER: (
+                "aws-marketplace:BatchMeterUsage *",
+                *(f"dynamodb:Scan {table}" for table in (FACTS_TABLE, PLANS_TABLE)),
+                *(f"s3:ListBucket {bucket}" for bucket in ("AccessLogBucket", "MeterLedger")),
+                *(f"s3:GetObject {objects}" for objects in (LOG, LEDGER, PLAN_TABLES)),
+                f"s3:PutObject {LEDGER}",
+            )
+        },
+        fits=has_meter,
+    ),
+    Play(
+        name="unreadable-line",
+        title="a line of the access log can be read by nobody",
+        play=unreadable_line,
+        needs={METER: (f"s3:PutObject {QUARANTINE}",)},
+        fits=has_meter,
     ),
 )

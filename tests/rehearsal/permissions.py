@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from permission_plays import EVENTS, MEMBER, PLAN_TABLES, PLAYS, RECONCILIATION, Play
+from permission_plays import EVENTS, MEMBER, METER, PLAN_TABLES, PLAYS, RECONCILIATION, Play
 
 from marketplace_constructs.rehearsal.deployment import read_assembly, synthesize
 from marketplace_constructs.rehearsal.errors import CouldNotRehearse
@@ -40,6 +40,7 @@ NOT_SHOWN = (
     (EVENTS, "sqs:DeleteMessage *", "as above"),
     (EVENTS, "sqs:GetQueueAttributes *", "as above"),
     (RECONCILIATION, "sqs:SendMessage *", "Lambda sends what failed with the role; the local AWS whatever it says"),
+    (METER, "sqs:SendMessage *", "Lambda sends what failed with the role; the local AWS whatever it says"),
     (
         RECONCILIATION,
         f"apigateway:GET {MEMBER}",
@@ -51,9 +52,9 @@ NOT_SHOWN = (
         "Firehose is played: files are put where this role may put them (test_access_log), and no more is asked of it",
     ),
     (
-        "MeterFunction",
-        "*",
-        "the rehearsal runs the meter under this role, and its actions are not taken away one at a time yet",
+        METER,
+        "cloudtrail:LookupEvents *",
+        "asked about records whose answer was lost; the local AWS has no event history",
     ),
     (
         "*",
