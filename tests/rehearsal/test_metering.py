@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
+from permission_plays import metered_call
 
 from marketplace_constructs.rehearsal.bill import Plans
 from marketplace_constructs.rehearsal.gateway import Call
@@ -13,6 +15,8 @@ from marketplace_constructs.rehearsal.metering_scenario import Size, play_meteri
 from marketplace_constructs.rehearsal.stage import SaleKind, Stage
 
 pytestmark = pytest.mark.rehearsal
+
+CONTRACTS = Path(__file__).parent / "every_permission"
 
 
 def meaning(plan: str, call: Call) -> dict[str, Fraction]:
@@ -43,3 +47,15 @@ def test_bills_what_the_documents_mean(stage: Stage) -> None:
         play_metering(stage, promises, Size(buyers=10, calls=200), counts)
     except JourneyEnded:
         pytest.fail(f"{promises.steps[-1].promise}: {promises.steps[-1].broken}")
+
+
+def test_what_is_used_beyond_a_contract_is_billed() -> None:
+    # The entitlements that an event has read carry another spelling of the licence.
+    with Stage(CONTRACTS) as stage:
+        sale = stage.sale(SaleKind.CONCURRENT)
+        promises = Promises()
+        try:
+            metered_call(stage, sale, promises)
+        except JourneyEnded:
+            pytest.fail(f"{promises.steps[-1].promise}: {promises.steps[-1].broken}")
+        assert stage.market.accepted_records
