@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from marketplace_constructs.rehearsal.gateway import Call
 from marketplace_constructs.rehearsal.stage import Sale, SaleKind, Stage
 from marketplace_constructs.rehearsal.visit import Visitor, open_to, register
 
+APP = Path(__file__).parents[2]
 CALL = Call(
     at=datetime(2026, 11, 30, 23, 59, 59, 987_000, UTC),
     answered_at=datetime(2026, 12, 1, tzinfo=UTC),
@@ -39,6 +42,13 @@ CALL = Call(
     integration_ms=29,
     integration_status=201,
 )
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """One of its own: these tests move the clock by hours."""
+    with Stage(APP) as built:
+        yield built
 
 
 def test_every_variable_of_our_format_has_what_the_call_had() -> None:
