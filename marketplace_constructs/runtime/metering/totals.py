@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -195,7 +196,11 @@ def _files_of(files: LogFiles, hour: datetime, now: datetime, since: datetime | 
 
 def _quarantine(files: LogFiles, name: str, content: bytes) -> int:
     """Keep the lines of a file that cannot be read; how many, where they were not kept before."""
-    lines = [line for line in _lines(content) if read_line(line) is None]
+    return put_aside(files, name, [line for line in _lines(content) if read_line(line) is None])
+
+
+def put_aside(files: LogFiles, name: str, lines: Sequence[bytes]) -> int:
+    """Keep lines of a file in quarantine; how many, where they were not kept before."""
     return len(lines) if lines and files.quarantine(name, b"".join(line + b"\n" for line in lines)) else 0
 
 
@@ -223,7 +228,7 @@ class MemoryUsageLog:
     ) -> HourUsage:
         """Everything that has arrived of an hour."""
         files, new = _files_of(self._files, hour, now, since)
-        first_ms, lines, also, quarantined = _ms(hour), dict[str, Line](), set[datetime](), 0
+        first_ms, lines, also, quarantined = ms_of(hour), dict[str, Line](), set[datetime](), 0
         for file in files:
             parsed, has_unreadable = self._parse(file.name)
             for line in parsed:
@@ -252,8 +257,14 @@ class MemoryUsageLog:
         return self._parsed[name]
 
 
-def _ms(moment: datetime) -> int:
+def ms_of(moment: datetime) -> int:
+    """Since 1970, UTC; of FOREVER more than any moment has."""
     return 2**62 if moment >= FOREVER else (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def life_at(lives: Iterable[Life], time_ms: int) -> Life | None:
+    """The life of an agreement that a moment lies in; None where it lies in none."""
+    return next((one for one in lives if ms_of(one.starts_at) <= time_ms < ms_of(one.ends_at)), None)
 
 
 def _number(line: Line, name: str) -> int:
@@ -267,7 +278,7 @@ def _order(line: Line) -> tuple[int, str]:
 def _judge(line: Line, lives: Mapping[str, Sequence[Life]], tables: Mapping[str, PlanTable], sums: _Sums) -> None:
     time, named, plan = _number(line, "request_time_ms"), line["agreement"], line["plan"]
     is_refused = line["error_type"] in REFUSED_BY_GATEWAY
-    life = next((one for one in lives.get(str(named), ()) if _ms(one.starts_at) <= time < _ms(one.ends_at)), None)
+    life = life_at(lives.get(str(named), ()), time)
     owner = life.owner if life else None
     plan = (life and life.plan) or plan
     table = tables.get(str(plan))
@@ -321,6 +332,33 @@ Watch = Callable[["DuckDBPyConnection", str, PlanTable], None]
 """Is shown each plan once its lines are judged, while ``lines``, ``routes`` and ``cells`` are there by these names."""
 
 
+@contextmanager
+def opened_database(directory: Path, *, memory: str, threads: int) -> Iterator[DuckDBPyConnection]:
+    """An empty database in bounded memory, which downloads nothing.
+
+    Args:
+        directory: Where lies what does not fit into memory.
+        memory: What it may hold, such as ``256MB``.
+        threads: How many it may use.
+    """
+    import duckdb  # noqa: PLC0415  # the other functions' bundle does without
+
+    connection = duckdb.connect(
+        config={
+            "memory_limit": memory,
+            "threads": threads,
+            "temp_directory": str(directory / "spilled"),
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
 class DuckDbUsageLog:
     """The log judged by the text that simulation and reports judge by, in bounded memory.
 
@@ -360,28 +398,14 @@ class DuckDbUsageLog:
         since: datetime | None = None,
     ) -> HourUsage:
         """Everything that has arrived of an hour."""
-        import duckdb  # noqa: PLC0415  # the other functions' bundle does without
-
         files, new = _files_of(self._files, hour, now, since)
         with tempfile.TemporaryDirectory(prefix="meter-", dir=self._directory) as name:
             directory = Path(name)
-            connection = duckdb.connect(
-                config={
-                    "memory_limit": self._memory,
-                    "threads": self._threads,
-                    "temp_directory": str(directory / "spilled"),
-                    "preserve_insertion_order": False,
-                    "autoinstall_known_extensions": False,
-                    "autoload_known_extensions": False,
-                }
-            )
-            try:
+            with opened_database(directory, memory=self._memory, threads=self._threads) as connection:
                 reading = _Reading(connection, directory, self._files, hour, self._watch)
                 for chunk in self._chunks(files):
                     reading.take(chunk, new)
                 return reading.judge(lives, tables)
-            finally:
-                connection.close()
 
     def _chunks(self, files: Iterable[LogFile]) -> Iterator[list[LogFile]]:
         chunk: list[LogFile] = []
@@ -469,7 +493,7 @@ class _Reading:
 
     def _distinct(self) -> None:
         """Each line once. Equal ids have equal hashes, so only lines whose hash comes twice are compared by id."""
-        typed, first_ms = self._directory / "typed" / "*.parquet", _ms(self._hour)
+        typed, first_ms = self._directory / "typed" / "*.parquet", ms_of(self._hour)
         self._run(
             f"CREATE VIEW hour_lines AS SELECT {_COLUMNS}, id_hash FROM read_parquet('{typed}') "
             f"WHERE id_hash IS NOT NULL AND request_time_ms >= {first_ms} AND request_time_ms < {first_ms + 3_600_000}"
@@ -501,8 +525,8 @@ class _Reading:
                 "named": life.agreement,
                 "owner": life.owner,
                 "life_plan": life.plan or None,
-                "life_from": _ms(life.starts_at),
-                "life_to": _ms(life.ends_at),
+                "life_from": ms_of(life.starts_at),
+                "life_to": ms_of(life.ends_at),
             }
             for life in lives
             if life.starts_at < self._hour + _HOUR and life.ends_at > self._hour

@@ -30,7 +30,7 @@ from marketplace_constructs.queries.usage_events import (
     meter_rows,
     read_event,
 )
-from marketplace_constructs.runtime.metering.buyers import FOREVER, Life
+from marketplace_constructs.runtime.metering.buyers import Life
 from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles
 from marketplace_constructs.runtime.metering.totals import (
     ARRIVES_WITHIN,
@@ -39,6 +39,10 @@ from marketplace_constructs.runtime.metering.totals import (
     SETTLING,
     HourUsage,
     UsageLog,
+    life_at,
+    ms_of,
+    opened_database,
+    put_aside,
     tag_value,
 )
 
@@ -177,8 +181,8 @@ class MemoryUsageEvents:
                     key = event[:2]
                     first[key] = min(event, first.get(key, event))
             if arrival.is_new:
-                quarantined += _quarantine(self._files, arrival.file.name, unreadable)
-        begin, judged = _ms(hour), _Judged(tables)
+                quarantined += put_aside(self._files, arrival.file.name, unreadable)
+        begin, judged = ms_of(hour), _Judged(tables)
         by_agreement: dict[str, list[Life]] = {}
         for life in lives:
             by_agreement.setdefault(life.agreement, []).append(life)
@@ -205,7 +209,7 @@ class _Judged:
 
     def judge(self, event: Event, lives: Sequence[Life]) -> None:
         """Take one event in, as the SQL text would."""
-        life = next((one for one in lives if _ms(one.starts_at) <= event.time_ms < _ms(one.ends_at)), None)
+        life = life_at(lives, event.time_ms)
         if life is None:
             self.lines[OUTSIDE if lives else LineState.UNATTRIBUTED.value] += 1
             return
@@ -284,7 +288,7 @@ class DuckDbUsageEvents:
     ) -> HourUsage:
         """Everything that has arrived of an hour."""
         names, also, quarantined = _names(self._declared, tables), set[datetime](), 0
-        judged, end_ms, has_any = _Judged(tables), _ms(hour) + _HOUR_MS, False
+        judged, end_ms, has_any = _Judged(tables), ms_of(hour) + _HOUR_MS, False
         with tempfile.TemporaryDirectory(prefix="events-", dir=self._directory) as name:
             directory = Path(name)
             with gzip.open(directory / "events.csv.gz", "wt", 1, encoding="utf-8", newline="") as rows:
@@ -303,7 +307,7 @@ class DuckDbUsageEvents:
                         if arrival.is_counted and event.time_ms < end_ms:
                             has_any = True
                             write(event)
-                    quarantined += _quarantine(self._files, arrival.file.name, unreadable)
+                    quarantined += put_aside(self._files, arrival.file.name, unreadable)
             if has_any:
                 self._judge(directory, end_ms, lives, tables, judged)
         return judged.found(hour, also, quarantined)
@@ -324,8 +328,6 @@ class DuckDbUsageEvents:
         tables: Mapping[str, PlanTable],
         judged: _Judged,
     ) -> None:
-        import duckdb  # noqa: PLC0415  # the other functions' bundle does without
-
         meters = event_meters(tables)
         relations: dict[str, tuple[Mapping[str, str], Iterable[Mapping[str, object]]]] = {
             "lives": (EVENT_LIVES, _life_rows(lives)),
@@ -334,17 +336,7 @@ class DuckDbUsageEvents:
         }
         for name, (_, held) in relations.items():
             (directory / f"{name}.json").write_text(to_json_lines(held), encoding="utf-8")
-        connection = duckdb.connect(
-            config={
-                "memory_limit": self._memory,
-                "threads": self._threads,
-                "temp_directory": str(directory / "spilled"),
-                "preserve_insertion_order": False,
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            }
-        )
-        try:
+        with opened_database(directory, memory=self._memory, threads=self._threads) as connection:
             connection.execute(
                 f"CREATE VIEW received AS FROM read_csv('{directory}/events.csv.gz', {_columns(EVENTS)}, "
                 "header=false, auto_detect=false, delim=',', quote='\"', escape='\"')"
@@ -370,8 +362,6 @@ class DuckDbUsageEvents:
                     judged.count(owner, plan, meter, quantity, events=events, first_ms=first_ms)
             if self._watch is not None:
                 self._watch(connection, tables, end_ms - _HOUR_MS, end_ms)
-        finally:
-            connection.close()
 
 
 def _columns(schema: Mapping[str, str]) -> str:
@@ -381,13 +371,14 @@ def _columns(schema: Mapping[str, str]) -> str:
 
 def _life_rows(lives: Iterable[Life]) -> Iterator[dict[str, object]]:
     for life in lives:
-        values = (life.agreement, life.owner, life.plan or None, _ms(life.starts_at), _ms(life.ends_at))
+        values = (
+            life.agreement,
+            life.owner,
+            life.plan or None,
+            ms_of(life.starts_at),
+            ms_of(life.ends_at),
+        )
         yield dict(zip(EVENT_LIVES, values, strict=True))
-
-
-def _quarantine(files: LogFiles, name: str, lines: Sequence[bytes]) -> int:
-    """Keep the lines of a file that cannot be read; how many, where they were not kept before."""
-    return len(lines) if lines and files.quarantine(name, b"".join(line + b"\n" for line in lines)) else 0
 
 
 def _hour(event: Event) -> datetime:
@@ -396,7 +387,3 @@ def _hour(event: Event) -> datetime:
 
 def _number(hour: datetime) -> int:
     return (hour - _EPOCH) // _HOUR
-
-
-def _ms(moment: datetime) -> int:
-    return 2**62 if moment >= FOREVER else (moment - _EPOCH) // timedelta(milliseconds=1)
