@@ -60,7 +60,7 @@ def this_machine() -> Target:
 
 _HERE: Final = Path(__file__).parent
 _PACKAGE: Final = _HERE.parent
-_SOURCES: Final = ("domain", "queries", "runtime")
+_SOURCES: Final = ("domain", "engine", "queries", "runtime")
 _SERVICES: Final[Mapping[Bundle, tuple[str, ...]]] = {
     "functions": (
         "apigateway",

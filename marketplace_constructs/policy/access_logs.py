@@ -1,6 +1,6 @@
 """Access logs as DuckDB reads them: files of JSON lines, judged by plan tables within bounded memory.
 
-The files are read once, into typed columns in a temporary Parquet file; then lines that were delivered twice are found
+The files are read once, into typed columns in temporary Parquet files; then lines that were delivered twice are found
 and the rest is judged, by any number of tables, with the text that the meter bills by.
 """
 
@@ -11,11 +11,9 @@ from __future__ import annotations
 import glob
 import json
 import os
-import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -24,32 +22,25 @@ from typing import TYPE_CHECKING, Final, Self
 
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
+from marketplace_constructs.engine.database import keep_first_lines, load, opened_database
+from marketplace_constructs.engine.parts import UnpackingError, unpacked
 from marketplace_constructs.queries.access_log import ABSENT, REFUSED_BY_GATEWAY
 from marketplace_constructs.queries.log_lines import json_source, quoted, typed_lines
 from marketplace_constructs.queries.usage import (
     CELLS,
     COUNTED,
-    LINES,
     ROUTES,
     cell_rows,
-    first_lines,
     quantity_of,
     route_rows,
-    to_json_lines,
     usage_query,
 )
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    pass
 
 MEMORY: Final = "256MB"
 """What DuckDB may hold; with Python and DuckDB themselves the process stays below 512 MB."""
-MAX_TEMPORARY: Final = "16GB"
-"""What DuckDB may put aside on disk, besides the typed columns, which need less than the gzip log itself."""
-_GZIP: Final = b"\x1f\x8b"
-_PER_PART: Final = 4_000_000
-"""Lines among which repetitions are looked for at a time: their hashes fit into memory."""
-_POLL_SECONDS: Final = 0.2
 
 Progress = Callable[[float], None]
 """Is told now and then how much of the log was read: from 0 to 1."""
@@ -115,32 +106,26 @@ class AccessLog:
     def __enter__(self) -> Self:
         import duckdb  # noqa: PLC0415 - the policy layer is also loaded where there is none
 
-        self._directory = Path(tempfile.mkdtemp(prefix="sellable-log-"))
+        self._held = ExitStack()
         try:
-            self._connection = duckdb.connect(
-                config={
-                    "memory_limit": MEMORY,
-                    "threads": os.cpu_count() or 1,
-                    "temp_directory": str(self._directory / "spilled"),
-                    "max_temp_directory_size": MAX_TEMPORARY,
-                    "preserve_insertion_order": False,
-                    "autoinstall_known_extensions": False,
-                    "autoload_known_extensions": False,
-                }
+            directory = self._held.enter_context(tempfile.TemporaryDirectory(prefix="sellable-log-"))
+            self._directory = Path(directory)
+            self._connection = self._held.enter_context(
+                opened_database(self._directory, memory=MEMORY, threads=os.cpu_count() or 1)
             )
             try:
                 self._read()
             except duckdb.Error as error:
                 raise _unreadable(f"got {str(error).splitlines()[0]}") from None
+            except UnpackingError as error:
+                raise _unreadable(f"got {error.reason} in {str(self._files[error.file])!r}") from None
         except BaseException:
-            self.__exit__()
+            self._held.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if hasattr(self, "_connection"):
-            self._connection.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._held.close()
 
     def usage(self, table: PlanTable, by: Sequence[str] = ()) -> tuple[Usage, ...]:
         """What the lines count under a table, in no order.
@@ -149,8 +134,8 @@ class AccessLog:
             table: One of ``tables``, where these were given.
             by: Names out of ``queries.usage.KEYS``.
         """
-        self._load("routes", ROUTES, route_rows(table))
-        self._load("cells", CELLS, cell_rows(table))
+        load(self._connection, self._directory, "routes", ROUTES, route_rows(table))
+        load(self._connection, self._directory, "cells", CELLS, cell_rows(table))
         plan_id = table.plan.partition("@")[0]
         rows = self._connection.execute(usage_query(by), [plan_id]).fetchall()
         width = len(by)
@@ -188,20 +173,24 @@ class AccessLog:
 
     def _read(self) -> None:
         self._make_enums()
-        target = self._directory / "lines.parquet"
         texts, also = self._texts(), {name: f'CAST("{name}" AS BIGINT)' for name in self._also}
-        selected = " UNION ALL ".join(
-            typed_lines(json_source(files, compression=compression, also=self._also), texts=texts, also=also)
-            for compression, files in self._files.items()
-            if files
-        )
-        copy = f"COPY ({selected}) TO '{quoted(str(target))}' (FORMAT parquet, COMPRESSION uncompressed)"
-        with self._told():
-            (total,) = self._connection.execute(copy).fetchone() or (0,)
-        self._connection.execute(f"CREATE VIEW read AS SELECT * FROM read_parquet('{quoted(str(target))}')")
+        size, total = sum(file.stat().st_size for file in self._files), 0
+        for directory in ("parts", "typed", "first"):
+            (self._directory / directory).mkdir()
+        for number, part in enumerate(unpacked(self._files, self._directory / "parts")):
+            selected = typed_lines(json_source([str(part.path)], also=self._also), texts=texts, also=also)
+            target = quoted(str(self._directory / "typed" / str(number)))
+            copy = f"COPY ({selected}) TO '{target}' (FORMAT parquet, COMPRESSION uncompressed)"
+            total += (self._connection.execute(copy).fetchone() or (0,))[0]
+            if self._progress is not None:
+                self._progress(min(part.read / size, 1.0) if size else 1.0)
+        typed = quoted(str(self._directory / "typed"))
+        self._connection.execute(f"CREATE VIEW read AS SELECT * FROM read_parquet('{typed}/*')")
         (readable,) = self._connection.execute("SELECT COUNT(id_hash) FROM read").fetchone() or (0,)
         self.unparsable = total - readable
-        self._drop_repetitions(readable)
+        self.duplicates = keep_first_lines(
+            self._connection, self._directory / "first", "lines", of="read", also=self._also
+        )
 
     def _make_enums(self) -> None:
         """The texts that the tables know: all others mean the same, and need not be kept."""
@@ -234,70 +223,6 @@ class AccessLog:
             texts["agreement"] = f"CASE WHEN \"agreement\" NOT IN ('', '{ABSENT}') THEN 'any' END"
         return texts
 
-    def _drop_repetitions(self, readable: int) -> None:
-        """Let ``lines`` be the lines of ``read``, each once; unreadable ones stay.
-
-        Equal ids have equal hashes, so only lines whose hash comes twice need to be compared by id.
-        """
-        connection = self._connection
-        parts = readable // _PER_PART + 1
-        connection.execute("CREATE TEMP TABLE repeated (id_hash UBIGINT, copies BIGINT)")
-        for part in range(parts):
-            connection.execute(
-                "INSERT INTO repeated SELECT id_hash, COUNT(*) FROM read "
-                f"WHERE id_hash % {parts} = {part} GROUP BY id_hash HAVING COUNT(*) > 1"
-            )
-        columns = ", ".join((*LINES, *self._also))
-        (repeated,) = connection.execute("SELECT CAST(SUM(copies) AS BIGINT) FROM repeated").fetchone() or (None,)
-        if not repeated:
-            connection.execute(f"CREATE VIEW lines AS SELECT {columns} FROM read")
-            return
-        first, kept = self._directory / "first.parquet", 0
-        first.mkdir()
-        for part in range(parts):
-            connection.execute(
-                f"CREATE OR REPLACE TEMP VIEW candidates AS SELECT {columns} FROM read SEMI JOIN repeated "
-                f"USING (id_hash) WHERE id_hash % {parts} = {part}"
-            )
-            copy = f"COPY ({first_lines('candidates', also=self._also)}) TO '{quoted(str(first / str(part)))}'"
-            kept += (connection.execute(f"{copy} (FORMAT parquet)").fetchone() or (0,))[0]
-        connection.execute(
-            # A line that cannot be read has no hash, and so stays.
-            f"CREATE VIEW lines AS SELECT {columns} FROM read ANTI JOIN repeated USING (id_hash) "
-            f"UNION ALL SELECT {columns} FROM read_parquet('{quoted(str(first))}/*')"
-        )
-        self.duplicates = repeated - kept
-
-    def _load(self, name: str, schema: Mapping[str, str], rows: Iterable[Mapping[str, object]]) -> None:
-        path = self._directory / f"{name}.json"
-        path.write_text(to_json_lines(rows), encoding="utf-8")
-        columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
-        self._connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM "
-            f"read_json('{quoted(str(path))}', columns={{{columns}}}, format='newline_delimited')"
-        )
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell how far the statement is that runs meanwhile."""
-        if self._progress is None:
-            yield
-            return
-        tell, done = self._progress, threading.Event()
-
-        def poll(connection: DuckDBPyConnection) -> None:
-            while not done.wait(_POLL_SECONDS):
-                tell(max(0.0, connection.query_progress()) / 100)
-
-        thread = threading.Thread(target=poll, args=(self._connection,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-        tell(1.0)
-
 
 @contextmanager
 def log_of(lines: Iterable[Mapping[str, object]]) -> Iterator[AccessLog]:
@@ -311,8 +236,8 @@ def log_of(lines: Iterable[Mapping[str, object]]) -> Iterator[AccessLog]:
             yield log
 
 
-def log_files(names: Iterable[str | Path]) -> dict[str, list[str]]:
-    """The files that names stand for, absolute, each once and sorted, by compression (``gzip``, ``none``).
+def log_files(names: Iterable[str | Path]) -> list[Path]:
+    """The files that names stand for, absolute, each once and sorted.
 
     Raises:
         MarketplaceConstructsError: MP-SIM-01: a name stands for nothing, or a file cannot be read.
@@ -330,14 +255,12 @@ def log_files(names: Iterable[str | Path]) -> dict[str, list[str]]:
         if not files:
             raise _unreadable(f"got {name!r}, which is no file")
         found |= {file.absolute() for file in files}
-    result: dict[str, list[str]] = {"gzip": [], "none": []}
     for file in sorted(found):
         try:
-            with file.open("rb") as content:
-                result["gzip" if content.read(2) == _GZIP else "none"].append(str(file))
+            file.open("rb").close()
         except OSError as error:
             raise _unreadable(f"got {error.strerror} for {str(file)!r}") from None
-    return result
+    return sorted(found)
 
 
 def _unreadable(what: str) -> MarketplaceConstructsError:

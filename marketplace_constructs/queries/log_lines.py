@@ -61,19 +61,18 @@ def typed_lines(source: str, *, texts: Mapping[str, str] | None = None, also: Ma
     )
 
 
-def json_source(paths: Iterable[str], *, compression: str, also: Iterable[str] = ()) -> str:
-    """DuckDB's reader of files of JSON lines; a line that is none comes out as a row of NULLs.
+def json_source(paths: Iterable[str], *, also: Iterable[str] = ()) -> str:
+    """DuckDB's reader of plain files of JSON lines; a line that is none comes out as a row of NULLs.
 
     Args:
         paths: Are taken as they are, not as patterns.
-        compression: ``gzip`` or ``none``.
         also: Further members.
     """
     columns = ", ".join(f"'{member}': 'VARCHAR'" for member in (*MEMBERS.values(), *also))
     names = ", ".join(f"'{quoted(glob.escape(path))}'" for path in paths)
     return (
         f"read_json([{names}], columns={{{columns}}}, format='newline_delimited', records=true, ignore_errors=true, "
-        f"compression='{compression}', hive_partitioning=false)"
+        "compression='none', hive_partitioning=false)"
     )
 
 

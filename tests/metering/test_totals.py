@@ -18,6 +18,7 @@ from marketplace_constructs.domain.errors import MarketplaceConstructsError
 from marketplace_constructs.domain.metering import Series
 from marketplace_constructs.domain.plan_table import Cell, LineState, PlanTable, RouteAccess
 from marketplace_constructs.domain.plan_versions import PlanVersion
+from marketplace_constructs.engine import parts
 from marketplace_constructs.queries.access_log import FIELDS
 from marketplace_constructs.runtime.memory import MemoryPlanTables, MemoryPlanVersions
 from marketplace_constructs.runtime.metering.buyers import FOREVER, Life
@@ -91,10 +92,13 @@ def files() -> MemoryLogFiles:
 
 
 @pytest.fixture(params=["memory", "duckdb"])
-def log(request: pytest.FixtureRequest, files: MemoryLogFiles, tmp_path: Path) -> UsageLog:
+def log(
+    request: pytest.FixtureRequest, files: MemoryLogFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> UsageLog:
+    monkeypatch.setattr(parts, "PART_BYTES", 600)
     if request.param == "memory":
         return MemoryUsageLog(files, files.content)
-    return DuckDbUsageLog(files, threads=1, chunk_bytes=600, directory=tmp_path)
+    return DuckDbUsageLog(files, threads=1, directory=tmp_path)
 
 
 def read(log: UsageLog, hour: datetime = AT, **changed: object) -> HourUsage:
@@ -149,6 +153,22 @@ def test_what_cannot_be_read_is_kept_apart_once(log: UsageLog, files: MemoryLogF
     assert found.closed.quarantined == 5
     assert len(files.quarantined[name].splitlines()) == 5
     assert read(log, since=AT).closed.quarantined == 0
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_line_that_was_cut_off_is_kept_apart_though_it_is_all_there_is(
+    log: UsageLog, files: MemoryLogFiles, compress: Callable[[bytes], bytes]
+) -> None:
+    name = add(files, compress(b"{"))
+    assert read(log, since=AT).closed.quarantined == 1
+    assert files.quarantined[name] == b"{\n"
+
+
+def test_a_damaged_file_is_named_and_nothing_is_counted_without_it(files: MemoryLogFiles, tmp_path: Path) -> None:
+    add(files, gzip.compress(text(line("a"))))
+    damaged = add(files, gzip.compress(text(line("b"), line("c")))[:-9])
+    with pytest.raises(MarketplaceConstructsError, match=rf"MP-METER-02: log file {damaged}, got .*; expected a whole"):
+        read(DuckDbUsageLog(files, directory=tmp_path))
 
 
 def test_files_that_came_since_tell_of_other_hours(log: UsageLog, files: MemoryLogFiles) -> None:

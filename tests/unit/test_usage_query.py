@@ -57,7 +57,7 @@ TEXTS_OF = {
     usage_query: [usage_query(by) for size in range(3) for by in combinations(KEYS, size)],
     first_lines: [first_lines("received"), first_lines("received", also=["line"])],
     typed_lines: [typed_lines("received")],
-    json_source: [f"SELECT agreement FROM {json_source(['a', 'b'], compression='gzip')}"],
+    json_source: [f"SELECT agreement FROM {json_source(['a', 'b'])}"],
     first_events: [first_events("received")],
     event_usage_query: [event_usage_query(), event_usage_query(("source", "event_id", "event", "time_ms"))],
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from botocore.exceptions import ClientError
 
+from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
+from marketplace_constructs.engine.parts import UnpackingError
 from marketplace_constructs.runtime.aws import error_code
 
 if TYPE_CHECKING:
@@ -47,6 +50,25 @@ class LogFiles(Protocol):
     def quarantine(self, name: str, content: bytes) -> bool:
         """Keep lines of a file that cannot be read; whether they were not kept already."""
         ...
+
+
+@contextmanager
+def names_damaged(names: Sequence[str]) -> Iterator[None]:
+    """Where a file turns out damaged, say which.
+
+    Raises:
+        MarketplaceConstructsError: MP-METER-02: it is no whole gzip file.
+    """
+    try:
+        yield
+    except UnpackingError as error:
+        raise MarketplaceConstructsError(
+            Problem(
+                "MP-METER-02",
+                f"log file {names[error.file]}, got {error.reason}; expected a whole file, plain or gzip; put back the "
+                "version that Firehose wrote, or move it away once its lines are put aside",
+            )
+        ) from None
 
 
 class S3LogFiles:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from marketplace_constructs.domain.metering import ClosedHour, Series
+from marketplace_constructs.engine.parts import unpacked
 from marketplace_constructs.queries.log_lines import json_source, typed_lines
 from marketplace_constructs.runtime.metering.buyers import Life
 from marketplace_constructs.runtime.metering.history import History
-from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles
+from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles, names_damaged
 from marketplace_constructs.runtime.metering.totals import HourUsage, PlanTimeline, UsageLog
 
 _HOUR: Final = timedelta(hours=1)
@@ -101,14 +102,17 @@ class Sorted:
         with tempfile.TemporaryDirectory(prefix="meter-") as directory:
             path = Path(directory, "file")
             self._files.fetch(file.name, path)
-            with path.open("rb") as content:
-                compression = "gzip" if content.read(2) == b"\x1f\x8b" else "none"
-            source = typed_lines(json_source([str(path)], compression=compression))
-            rows = self._connection.execute(
-                "SELECT DISTINCT request_time_ms - request_time_ms % 3600000 "
-                f"FROM ({source}) WHERE extended_request_id IS NOT NULL"
-            ).fetchall()
-        return frozenset(_EPOCH + timedelta(milliseconds=hour_ms) for (hour_ms,) in rows)
+            parts = Path(directory, "parts")
+            parts.mkdir()
+            with names_damaged([file.name]):
+                return frozenset(
+                    _EPOCH + timedelta(milliseconds=hour_ms)
+                    for part in unpacked([path], parts)
+                    for (hour_ms,) in self._connection.execute(
+                        "SELECT DISTINCT request_time_ms - request_time_ms % 3600000 "
+                        f"FROM ({typed_lines(json_source([str(part.path)]))}) WHERE extended_request_id IS NOT NULL"
+                    ).fetchall()
+                )
 
 
 class _FilesOf:

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import gzip
 import re
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -22,6 +20,8 @@ from marketplace_constructs.domain.errors import MarketplaceConstructsError, Pro
 from marketplace_constructs.domain.metering import ClosedHour, Series, Usage, hour_of
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
 from marketplace_constructs.domain.plan_versions import PlanVersion, holding
+from marketplace_constructs.engine.database import keep_first_lines, load, opened_database
+from marketplace_constructs.engine.parts import lines, unpacked
 from marketplace_constructs.queries.access_log import REFUSED_BY_GATEWAY
 from marketplace_constructs.queries.log_lines import Line, json_source, quoted, read_line, typed_lines
 from marketplace_constructs.queries.usage import (
@@ -31,14 +31,12 @@ from marketplace_constructs.queries.usage import (
     ROUTES,
     SKIPPED,
     cell_rows,
-    first_lines,
     quantity_of,
     route_rows,
-    to_json_lines,
     usage_query,
 )
 from marketplace_constructs.runtime.metering.buyers import FOREVER, Life
-from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles
+from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles, names_damaged
 from marketplace_constructs.runtime.plan_tables import PlanTables
 from marketplace_constructs.runtime.plan_versions import PlanVersions
 
@@ -194,9 +192,9 @@ def _files_of(files: LogFiles, hour: datetime, now: datetime, since: datetime | 
     return list(found.values()), {file.name for file in recent}
 
 
-def _quarantine(files: LogFiles, name: str, content: bytes) -> int:
+def _quarantine(files: LogFiles, name: str, lines: Iterable[bytes]) -> int:
     """Keep the lines of a file that cannot be read; how many, where they were not kept before."""
-    return put_aside(files, name, [line for line in _lines(content) if read_line(line) is None])
+    return put_aside(files, name, [line for line in lines if read_line(line) is None])
 
 
 def put_aside(files: LogFiles, name: str, lines: Sequence[bytes]) -> int:
@@ -240,7 +238,7 @@ class MemoryUsageLog:
                     known = lines.get(identity, line)
                     lines[identity] = min(known, line, key=_order)
             if has_unreadable and file.name in new:
-                quarantined += _quarantine(self._files, file.name, self._content(file.name))
+                quarantined += _quarantine(self._files, file.name, _lines(self._content(file.name)))
         by_agreement: dict[str, list[Life]] = {}
         for life in lives:
             by_agreement.setdefault(life.agreement, []).append(life)
@@ -332,33 +330,6 @@ Watch = Callable[["DuckDBPyConnection", str, PlanTable], None]
 """Is shown each plan once its lines are judged, while ``lines``, ``routes`` and ``cells`` are there by these names."""
 
 
-@contextmanager
-def opened_database(directory: Path, *, memory: str, threads: int) -> Iterator[DuckDBPyConnection]:
-    """An empty database in bounded memory, which downloads nothing.
-
-    Args:
-        directory: Where lies what does not fit into memory.
-        memory: What it may hold, such as ``256MB``.
-        threads: How many it may use.
-    """
-    import duckdb  # noqa: PLC0415  # the other functions' bundle does without
-
-    connection = duckdb.connect(
-        config={
-            "memory_limit": memory,
-            "threads": threads,
-            "temp_directory": str(directory / "spilled"),
-            "preserve_insertion_order": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-    )
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
 class DuckDbUsageLog:
     """The log judged by the text that simulation and reports judge by, in bounded memory.
 
@@ -366,7 +337,6 @@ class DuckDbUsageLog:
         files: The log.
         memory: What DuckDB may hold, such as ``256MB``.
         threads: How many it may use.
-        chunk_bytes: How much of the log lies on disk at a time as it was stored; its typed columns stay.
         directory: Where; None for the system's own.
         watch: Who wants to know more of the lines than what they come to; None for nobody.
     """
@@ -377,14 +347,12 @@ class DuckDbUsageLog:
         *,
         memory: str = "256MB",
         threads: int = 2,
-        chunk_bytes: int = 256_000_000,
         directory: Path | None = None,
         watch: Watch | None = None,
     ) -> None:
         self._files: Final = files
         self._memory: Final = memory
         self._threads: Final = threads
-        self._chunk_bytes: Final = chunk_bytes
         self._directory: Final = directory
         self._watch: Final = watch
 
@@ -403,24 +371,12 @@ class DuckDbUsageLog:
             directory = Path(name)
             with opened_database(directory, memory=self._memory, threads=self._threads) as connection:
                 reading = _Reading(connection, directory, self._files, hour, self._watch)
-                for chunk in self._chunks(files):
-                    reading.take(chunk, new)
+                for is_new in (True, False):
+                    reading.take([file.name for file in files if (file.name in new) is is_new], is_new=is_new)
                 return reading.judge(lives, tables)
-
-    def _chunks(self, files: Iterable[LogFile]) -> Iterator[list[LogFile]]:
-        chunk: list[LogFile] = []
-        for file in files:
-            if chunk and sum(one.size for one in chunk) + file.size > self._chunk_bytes:
-                yield chunk
-                chunk = []
-            chunk.append(file)
-        if chunk:
-            yield chunk
 
 
 _COLUMNS: Final = ", ".join(LINES)
-_PER_PART: Final = 4_000_000
-"""Lines among which repetitions are looked for at a time: their hashes fit into memory."""
 
 
 class _Reading:
@@ -436,49 +392,51 @@ class _Reading:
         self._watch = watch
         self._also: set[datetime] = set()
         self._quarantined = 0
-        self._chunks = 0
-        (directory / "typed").mkdir()
+        self._parts = 0
+        for name in ("typed", "first"):
+            (directory / name).mkdir()
 
-    def take(self, chunk: Sequence[LogFile], new: set[str]) -> None:
-        """Keep the hour's lines of some files in typed columns."""
-        raw = self._directory / "raw"
-        raw.mkdir()
-        names: dict[str, dict[str, str]] = {"gzip": {}, "none": {}}
-        for number, file in enumerate(chunk):
-            path = raw / str(number)
-            self._files.fetch(file.name, path)
-            with path.open("rb") as content:
-                names["gzip" if content.read(2) == b"\x1f\x8b" else "none"][str(path)] = file.name
-        for compression, found in names.items():
-            if found:
-                self._chunks += 1
-                self._type(compression, found, new)
-        shutil.rmtree(raw)
+    def take(self, names: Sequence[str], *, is_new: bool) -> None:
+        """Keep the lines of some files in typed columns.
 
-    def _type(self, compression: str, names: Mapping[str, str], new: set[str]) -> None:
-        target = self._directory / "typed" / f"{self._chunks}.parquet"
-        text = typed_lines(json_source(names, compression=compression), also={"file": "file_index"})
-        self._run(f"COPY ({text}) TO '{target}' (FORMAT parquet)")
-        if new.isdisjoint(names.values()):
+        Args:
+            names: The files.
+            is_new: Whether they came since the log was looked through last.
+        """
+        if not names:
             return
-        files = list(names.items())
-        told = self._run(
-            "SELECT file, CASE WHEN id_hash IS NOT NULL THEN request_time_ms - request_time_ms % 3600000 END, "
-            f"COUNT(*) FROM read_parquet('{target}') GROUP BY ALL"
-        )
-        for number, hour_ms, _ in told:
-            path, name = files[number]
-            if name not in new:
-                continue
-            if hour_ms is None:
-                self._quarantined += _quarantine(self._files, name, Path(path).read_bytes())
-            else:
+        with tempfile.TemporaryDirectory(prefix="parts-", dir=self._directory) as directory, names_damaged(names):
+            for part in unpacked(self._fetched(names), Path(directory)):
+                self._parts += 1
+                target = self._directory / "typed" / f"{self._parts}.parquet"
+                self._run(f"COPY ({typed_lines(json_source([str(part.path)]))}) TO '{target}' (FORMAT parquet)")
+                if is_new:
+                    self._look_through(target, [names[number] for number in sorted(part.files)])
+
+    def _fetched(self, names: Iterable[str]) -> Iterator[Path]:
+        path = self._directory / "fetched"
+        for name in names:
+            self._files.fetch(name, path)
+            yield path
+
+    def _look_through(self, typed: Path, names: Iterable[str]) -> None:
+        """Note the hours that lines tell of, and put those aside that cannot be read."""
+        for (hour_ms,) in self._run(
+            "SELECT DISTINCT CASE WHEN id_hash IS NOT NULL THEN request_time_ms - request_time_ms % 3600000 END "
+            f"FROM read_parquet('{typed}')"
+        ):
+            if hour_ms is not None:
                 self._also.add(_EPOCH + timedelta(milliseconds=hour_ms))
+                continue
+            path = self._directory / "looked-through"
+            for name in names:
+                self._files.fetch(name, path)
+                self._quarantined += _quarantine(self._files, name, lines(path))
 
     def judge(self, lives: Sequence[Life], tables: Mapping[str, PlanTable]) -> HourUsage:
         """What the hour's lines come to."""
         sums = _Sums()
-        if self._chunks:
+        if self._parts:
             self._distinct()
             self._attribute(lives)
             self._count_strangers(tables, sums)
@@ -492,32 +450,13 @@ class _Reading:
         return HourUsage(closed=closed, usage=sums.usage(), also=frozenset(self._also - {self._hour}))
 
     def _distinct(self) -> None:
-        """Each line once. Equal ids have equal hashes, so only lines whose hash comes twice are compared by id."""
+        """Each line of the hour once."""
         typed, first_ms = self._directory / "typed" / "*.parquet", ms_of(self._hour)
         self._run(
             f"CREATE VIEW hour_lines AS SELECT {_COLUMNS}, id_hash FROM read_parquet('{typed}') "
             f"WHERE id_hash IS NOT NULL AND request_time_ms >= {first_ms} AND request_time_ms < {first_ms + 3_600_000}"
         )
-        parts = int(self._run("SELECT COUNT(*) FROM hour_lines")[0][0]) // _PER_PART + 1
-        self._run("CREATE TABLE repeated (id_hash UBIGINT)")
-        for part in range(parts):
-            self._run(
-                f"INSERT INTO repeated SELECT id_hash FROM hour_lines WHERE id_hash % {parts} = {part} "
-                "GROUP BY id_hash HAVING COUNT(*) > 1"
-            )
-        self._run(f"CREATE TABLE first (id_hash UBIGINT, {', '.join(f'{n} {kind}' for n, kind in LINES.items())})")
-        for part in range(parts):
-            self._run(
-                f"CREATE OR REPLACE VIEW candidates AS SELECT {_COLUMNS}, id_hash FROM hour_lines "
-                f"SEMI JOIN repeated USING (id_hash) WHERE id_hash % {parts} = {part}"
-            )
-            self._run(
-                f"INSERT INTO first SELECT id_hash, {_COLUMNS} FROM ({first_lines('candidates', also=('id_hash',))})"
-            )
-        self._run(
-            f"CREATE VIEW distinct_lines AS SELECT {_COLUMNS} FROM hour_lines ANTI JOIN repeated USING (id_hash) "
-            f"UNION ALL SELECT {_COLUMNS} FROM first"
-        )
+        keep_first_lines(self._connection, self._directory / "first", "distinct_lines", of="hour_lines")
 
     def _attribute(self, lives: Sequence[Life]) -> None:
         rows = [
@@ -532,7 +471,7 @@ class _Reading:
             if life.starts_at < self._hour + _HOUR and life.ends_at > self._hour
         ]
         texts = dict.fromkeys(("named", "owner", "life_plan"), "varchar")
-        self._load("lives", texts | {"life_from": "bigint", "life_to": "bigint"}, rows)
+        load(self._connection, self._directory, "lives", texts | {"life_from": "bigint", "life_to": "bigint"}, rows)
         columns = ", ".join(f"l.{name}" for name in LINES if name not in {"agreement", "plan"})
         refused = ", ".join(f"'{name}'" for name in sorted(REFUSED_BY_GATEWAY))
         self._run(
@@ -554,8 +493,8 @@ class _Reading:
         sums.lines.update(dict(rows))
 
     def _judge_plan(self, plan: str, table: PlanTable, sums: _Sums) -> None:
-        self._load("routes", ROUTES, route_rows(table))
-        self._load("cells", CELLS, cell_rows(table))
+        load(self._connection, self._directory, "routes", ROUTES, route_rows(table))
+        load(self._connection, self._directory, "cells", CELLS, cell_rows(table))
         self._run(
             f"CREATE OR REPLACE VIEW lines AS SELECT {_COLUMNS} FROM attributed WHERE plan = '{quoted(plan)}' "
             "AND (named IS NULL OR agreement IS NOT NULL OR is_refused)"
@@ -574,15 +513,6 @@ class _Reading:
                         sums.add(agreement, counted["dimension"], path, quantity)
         if self._watch is not None:
             self._watch(self._connection, plan, table)
-
-    def _load(self, name: str, schema: Mapping[str, str], rows: Iterable[Mapping[str, object]]) -> None:
-        path = self._directory / f"{name}.json"
-        path.write_text(to_json_lines(rows), encoding="utf-8")
-        columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
-        self._run(
-            f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM "
-            f"read_json('{path}', columns={{{columns}}}, format='newline_delimited')"
-        )
 
     def _run(self, text: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(text).fetchall()

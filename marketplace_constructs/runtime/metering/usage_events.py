@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from marketplace_constructs.domain.metering import ClosedHour, Series, Usage, hour_of
 from marketplace_constructs.domain.plan_table import EventMeter, LineState, PlanTable
+from marketplace_constructs.engine.database import opened_database
+from marketplace_constructs.engine.parts import lines
 from marketplace_constructs.queries.usage import to_json_lines
 from marketplace_constructs.queries.usage_events import (
     EVENT_LIVES,
@@ -31,7 +33,7 @@ from marketplace_constructs.queries.usage_events import (
     read_event,
 )
 from marketplace_constructs.runtime.metering.buyers import Life
-from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles
+from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles, names_damaged
 from marketplace_constructs.runtime.metering.totals import (
     ARRIVES_WITHIN,
     MARKETPLACE,
@@ -41,7 +43,6 @@ from marketplace_constructs.runtime.metering.totals import (
     UsageLog,
     life_at,
     ms_of,
-    opened_database,
     put_aside,
     tag_value,
 )
@@ -313,12 +314,10 @@ class DuckDbUsageEvents:
         return judged.found(hour, also, quarantined)
 
     def _lines(self, name: str, directory: Path) -> Iterator[bytes]:
-        path = directory / "raw"
+        path = directory / "fetched"
         self._files.fetch(name, path)
-        with path.open("rb") as file:
-            is_compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if is_compressed else path.open("rb") as content:
-            yield from (line.rstrip(b"\n") for line in content if line.strip())
+        with names_damaged([name]):
+            yield from lines(path)
 
     def _judge(
         self,
