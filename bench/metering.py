@@ -1,9 +1,13 @@
-"""Closing an hour of the access log, and taking its records from seal to answer.
+"""Closing an hour of the access log, and taking its records from seal to answer; and how both grow.
 
 An hour of gzip files, as Firehose delivers them, is judged by the production reading in a process of its own, beside
 two parallel zcat of the same files in the same run. Five thousand agreements call four routes; one line in ten thousand
-is delivered twice. Then agreements of ten dimensions each are sealed, sent and settled by the production meter over a
-ledger in memory and a Marketplace that answers at once: what it does itself, without the network.
+is delivered twice. Growth is in CPU time, which a machine's other work disturbs less, and as a ratio to the first
+point: with lines per line, with agreements per record, with statements as it is, since the lines are the same: they
+call a thousand paths, which 10, 100 and 1,000 statements meter alike.
+
+Then agreements of ten dimensions each are sealed, sent and settled by the production meter over a ledger in memory and
+a Marketplace that answers at once: what it does itself, without the network.
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from time import process_time
 from typing import Any
 
-from figures import own_peak_mb, run, show
+from figures import Run, own_peak_mb, run, show
 from simulation import FILES, PLAN, table, unpacked
 
 START = datetime(2026, 12, 1, tzinfo=UTC)
@@ -39,19 +44,53 @@ def agreement(number: int) -> str:
     return f"agmt-{hashlib.md5(str(number).encode()).hexdigest()[:20]}"  # names, no secrets
 
 
-def close(directory: str) -> dict[str, object]:
-    """The hour, read and judged."""
+def spread_table(statements: int) -> object:
+    """A plan that counts each call of the thousand paths once, by 10, 100 or 1,000 statements."""
+    from marketplace_constructs.policy.documents import Policy  # noqa: PLC0415
+    from marketplace_constructs.policy.evaluation import attach_policy, expand_attached  # noqa: PLC0415
+    from marketplace_constructs.policy.patterns import Route  # noqa: PLC0415
+
+    levels = len(str(statements)) - 1
+    metered = [
+        "".join(f"/{name}{digit}" for name, digit in zip("abc", digits, strict=False)) + ("/**" if levels < 3 else "")
+        for digits in product(range(10), repeat=levels)
+    ]
+    policy = Policy.model_validate(
+        {
+            "Version": "2026-11-21", "Kind": "Policy", "Id": "spread", "PolicyVersion": 1,
+            "Statement": [
+                {"Sid": "Sold", "Effect": "Allow", "Action": "*", "Resource": "/**"},
+                *(
+                    {"Sid": f"Calls{number}", "Effect": "Meter", "Action": "*", "Resource": path, "Dimension": "calls",
+                     "Quantity": {"Metric": "requests"}}
+                    for number, path in enumerate(metered)
+                ),
+            ],
+        }
+    )  # fmt: skip
+    routes = [
+        Route(path=f"/a{a}/b{b}/c{c}", method=method)
+        for a, b, c in product(range(10), repeat=3)
+        for method in ("GET", "POST")
+    ]
+    attached = attach_policy(policy, document="bench", parameters={}, deploy={})
+    return expand_attached(attached, routes, plan=PLAN).table
+
+
+def close(directory: str, statements: int) -> dict[str, object]:
+    """The hour, read and judged; by ``simulation.table`` where no statements are asked for."""
     from marketplace_constructs.domain.plan_table import PlanTable  # noqa: PLC0415
     from marketplace_constructs.runtime.metering.buyers import FOREVER, Life  # noqa: PLC0415
     from marketplace_constructs.runtime.metering.log_files import DirectoryLogFiles  # noqa: PLC0415
     from marketplace_constructs.runtime.metering.totals import DuckDbUsageLog  # noqa: PLC0415
 
-    plan_table = table()
+    plan_table = spread_table(statements) if statements else table()
     assert isinstance(plan_table, PlanTable)
     log = DuckDbUsageLog(DirectoryLogFiles(Path(directory)), directory=Path(directory))
     lives = [
         Life(agreement=name, owner=name, starts_at=START, ends_at=FOREVER) for name in map(agreement, range(AGREEMENTS))
     ]
+    begun = process_time()
     found = log.read(
         START,
         now=START + timedelta(minutes=75),
@@ -59,11 +98,17 @@ def close(directory: str) -> dict[str, object]:
         tables={PLAN: replace(plan_table, channel="Marketplace")},
         since=START,
     )
+    cpu_seconds = process_time() - begun
     calls = sum((u.quantity for series, u in found.usage.items() if series.dimension == "calls"), Fraction(0))
     states = {
         state: count for state, count in found.closed.lines.items() if state.startswith("calls ") or " " not in state
     }
-    return {"lines": sum(states.values()), "calls": str(calls), "series": len(found.usage), "mb": own_peak_mb()}
+    return {
+        "lines": sum(states.values()),
+        "calls": str(calls),
+        "cells": len(plan_table.cells),
+        "cpu_seconds": cpu_seconds,
+    }
 
 
 def settle(agreements: int, dimensions: int) -> dict[str, object]:
@@ -80,9 +125,13 @@ def settle(agreements: int, dimensions: int) -> dict[str, object]:
 
     logger.setLevel("CRITICAL")
     keys = [f"d{number}" for number in range(dimensions)]
-    product = Product.concurrent("bench", dimensions=[Dimension.requests(key) for key in keys])
+    sold = Product.concurrent("bench", dimensions=[Dimension.requests(key) for key in keys])
+
+    readings = 0
 
     def facts() -> Iterator[tuple[str, tuple[Fact, ...]]]:
+        nonlocal readings
+        readings += 1
         for number in range(agreements):
             buyer, name = f"{number:012}", agreement(number)
             yield buyer, tuple(
@@ -125,21 +174,21 @@ def settle(agreements: int, dimensions: int) -> dict[str, object]:
         count=lambda *_: None,
         gauge=lambda *_: None,
     )
-    options = MeterOptions(product=product, dimensions=keys, stack="Bench")
+    options = MeterOptions(product=sold, dimensions=keys, stack="Bench")
     meter = Meter(options, ports, clock=lambda: now, sleep=lambda _: None, monotonic=lambda: 0.0)
     meter.run()
-    now = START + timedelta(minutes=76)
+    now, readings = START + timedelta(minutes=76), 0
     begun = process_time()
     meter.run()
     seconds = process_time() - begun
     largest = max(len(objects.get(key) or b"") for key in objects.keys("manifests/"))
     return {"records": agreements * dimensions, "calls": client.calls, "cpu_seconds": seconds, "mb": own_peak_mb(),
-            "manifest_mb": largest / 1e6}  # fmt: skip
+            "manifest_mb": largest / 1e6, "readings": readings}  # fmt: skip
 
 
-def hour(directory: Path, lines: int) -> list[Path]:
+def hour(directory: Path, lines: int, *, is_spread: bool = False) -> list[Path]:
     """An hour's files under the folder in which they arrived; its files."""
-    run([sys.executable, "-c", _GENERATE, str(directory), str(lines), str(FILES)])
+    run([sys.executable, "-c", _GENERATE, str(directory), str(lines), str(FILES), *([_SPREAD] if is_spread else [])])
     arrived = directory / f"{START:%Y/%m/%d/%H}"
     arrived.mkdir(parents=True)
     for file in sorted(directory.glob("*.gz")):
@@ -147,16 +196,23 @@ def hour(directory: Path, lines: int) -> list[Path]:
     return sorted(arrived.iterdir())
 
 
-def show_hour(lines: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="bench-metering-") as name:
-        files = hour(Path(name), lines)
-        lines = lines // FILES * FILES
-        before = unpacked(files)
-        closing = run([sys.executable, __file__, "--close", name])
-        floor, ends = (before.seconds + unpacked(files).seconds) / 2, unpacked(files, "wc -l")
-        found = json.loads(closing.output.splitlines()[-1])
-        if not lines * 0.999 < found["lines"] <= lines:
-            sys.exit(f"got {found['lines']} lines; expected {lines} less those delivered twice")
+def closed(directory: str, lines: int, statements: int = 0) -> tuple[Run, dict[str, Any]]:
+    closing = run([sys.executable, __file__, "--close", directory, "--statements", str(statements)])
+    found = json.loads(closing.output.splitlines()[-1])
+    if not lines * 0.999 < found["lines"] <= lines:
+        sys.exit(f"got {found['lines']} lines; expected {lines} less those delivered twice")
+    return closing, found
+
+
+def show_hours(counts: list[int]) -> None:
+    first: float | None = None
+    for count in counts:
+        with tempfile.TemporaryDirectory(prefix="bench-metering-") as name:
+            files = hour(Path(name), count)
+            lines = count // FILES * FILES
+            before = unpacked(files)
+            closing, _ = closed(name, lines)
+            floor, ends = (before.seconds + unpacked(files).seconds) / 2, unpacked(files, "wc -l")
         show(
             f"meter, an hour of {lines:,} lines, gzip",
             lines / closing.seconds,
@@ -168,46 +224,90 @@ def show_hour(lines: int) -> None:
             cpu_ratio_of_wc_l=ends.cpu_seconds / closing.cpu_seconds,
         )
         show(f"meter, an hour of {lines:,} lines, peak memory", closing.peak_mb, "MB", aim=MAX_MB)
+        per_million = closing.cpu_seconds / lines * 1e6
+        first = first or per_million
+        show(
+            f"meter, an hour of {lines:,} lines, growth",
+            per_million,
+            "s of CPU a million lines",
+            ratio=per_million / first,
+            of=f"{counts[0]:,} lines",
+        )
 
 
-def show_records(agreements: int, dimensions: int) -> None:
-    done = run([sys.executable, __file__, "--settle", f"{agreements},{dimensions}"])
-    found = json.loads(done.output.splitlines()[-1])
-    show(
-        f"meter, {agreements:,} agreements of {dimensions} dimensions, seal to answer",
-        found["records"] / found["cpu_seconds"],
-        "records/s of CPU",
-        ratio=found["records"] / found["cpu_seconds"] / QUOTA,
-        of=f"what AWS takes, {QUOTA} records/s",
-        calls=found["calls"],
-        peak_mb=found["mb"],
-        manifest_mb=found["manifest_mb"],
-    )
+def show_statements(counts: list[int], lines: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-metering-") as name:
+        hour(Path(name), lines, is_spread=True)
+        first: tuple[float, str] | None = None
+        for statements in counts:
+            closing, found = closed(name, lines // FILES * FILES, statements)
+            first = first or (found["cpu_seconds"], found["calls"])
+            if found["calls"] != first[1]:
+                sys.exit(f"{statements} statements count {found['calls']} calls; expected {first[1]}")
+            show(
+                f"meter, an hour of {lines:,} lines of 1,000 paths, {statements:,} statements",
+                found["cpu_seconds"],
+                "s of CPU",
+                ratio=found["cpu_seconds"] / first[0],
+                of=f"{counts[0]} statements",
+                cells=found["cells"],
+                peak_mb=closing.peak_mb,
+            )
+
+
+def show_records(counts: list[int], dimensions: int) -> None:
+    first: float | None = None
+    for agreements in counts:
+        done = run([sys.executable, __file__, "--settle", f"{agreements},{dimensions}"])
+        found = json.loads(done.output.splitlines()[-1])
+        rate = found["records"] / found["cpu_seconds"]
+        first = first or rate
+        name = f"meter, {agreements:,} agreements of {dimensions} dimensions"
+        show(
+            f"{name}, seal to answer",
+            rate,
+            "records/s of CPU",
+            ratio=rate / QUOTA,
+            of=f"what AWS takes, {QUOTA} records/s",
+            calls=found["calls"],
+            peak_mb=found["mb"],
+            manifest_mb=found["manifest_mb"],
+            readings_of_all_facts=found["readings"],
+        )
+        show(
+            f"{name}, growth",
+            1000 * found["cpu_seconds"] / found["records"],
+            "ms of CPU a record",
+            ratio=first / rate,
+            of=f"{counts[0]:,} agreements",
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lines", type=int, nargs="*", default=[400_000, 2_000_000], help="10000000 and 50000000 too")
-    parser.add_argument("--agreements", type=int, nargs="*", default=[100, 1_000], help="10000 too, of 10 dimensions")
+    parser.add_argument("--lines", type=int, nargs="*", default=[400_000, 4_000_000], help="10000000 and 50000000 too")
+    parser.add_argument("--agreements", type=int, nargs="*", default=[100, 1_000, 10_000], help="of 10 dimensions")
+    parser.add_argument("--statements", type=int, nargs="*", default=[10, 100, 1_000])
     parser.add_argument("--close", metavar="DIRECTORY")
     parser.add_argument("--settle", metavar="AGREEMENTS,DIMENSIONS")
     arguments = parser.parse_args()
     if arguments.close:
-        print(json.dumps(close(arguments.close)))
+        print(json.dumps(close(arguments.close, *arguments.statements)))
     elif arguments.settle:
         print(json.dumps(settle(*map(int, arguments.settle.split(",")))))
     else:
-        for lines in arguments.lines:
-            show_hour(lines)
-        for agreements in arguments.agreements:
-            show_records(agreements, 10)
+        show_hours(arguments.lines)
+        if arguments.statements:
+            show_statements(arguments.statements, 400_000)
+        show_records(arguments.agreements, 10)
 
 
 _GENERATE = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path; from simulation import generate
-generate(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), hours=1)
+from pathlib import Path; from simulation import FOUR_ROUTES, generate
+generate(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), hours=1, path=(*sys.argv[4:], FOUR_ROUTES)[0])
 """
+_SPREAD = "concat('/a', h // 7 % 10, '/b', h // 70 % 10, '/c', h // 700 % 10)"
 
 if __name__ == "__main__":
     main()

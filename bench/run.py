@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("gate", "load", "cold_start", "synthesis", "simulation", "metering", "lint")
+BENCHMARKS = ("gate", "load", "cold_start", "synthesis", "simulation", "metering", "inputs", "side_by_side", "lint")
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ PLAN = "image-retail@2"
 FILES = 8
 MAX_MB = 512
 IMAGES, IMAGE, RENDER = "/v1/images", "/v1/images/{id}", "/v1/images/{id}/render"
+FOUR_ROUTES = f"CASE WHEN h % 3 = 0 THEN '{RENDER}' WHEN h % 7 = 1 THEN '{IMAGES}' ELSE '{IMAGE}' END"
+"""SQL for a line's path."""
 MEMBERS = (
     "requestTimeEpoch", "extendedRequestId", "httpMethod", "resourcePath", "status", "errorResponseType",
     "responseLength", "responseLatency", "integrationLatency", "agreement", "plan",
@@ -30,7 +32,7 @@ Answer = dict[str, int]
 """``lines``: distinct ones; ``calls``, ``bytes``, ``ms``: billable calls, bytes and rounded milliseconds."""
 
 
-def generate(directory: Path, lines: int, files: int, *, hours: int = 24) -> None:
+def generate(directory: Path, lines: int, files: int, *, hours: int = 24, path: str = FOUR_ROUTES) -> None:
     """Write the log; one file's lines at a time lie uncompressed on disk."""
     import duckdb  # noqa: PLC0415 - the process that measures imports the standard library alone
 
@@ -44,7 +46,7 @@ def generate(directory: Path, lines: int, files: int, *, hours: int = 24) -> Non
                 to_base64(unhex(substr(md5(CAST(i AS VARCHAR)), 1, 22))) AS "extendedRequestId",
                 uuid() AS "requestId", 'a1b2c3d4e5' AS "apiId", 'prod' AS stage,
                 CASE WHEN h % 3 = 0 THEN 'POST' ELSE 'GET' END AS "httpMethod",
-                CASE WHEN h % 3 = 0 THEN '{RENDER}' WHEN h % 7 = 1 THEN '{IMAGES}' ELSE '{IMAGE}' END AS "resourcePath",
+                {path} AS "resourcePath",
                 CASE WHEN h // 64 % 100 < 92 THEN '200' WHEN h // 64 % 100 < 97 THEN '404'
                   WHEN h // 64 % 100 < 99 THEN '429' ELSE '500' END AS status,
                 CASE WHEN h // 64 % 100 BETWEEN 97 AND 98 THEN 'THROTTLED' ELSE '-' END AS "errorResponseType",

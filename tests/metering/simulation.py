@@ -193,7 +193,7 @@ class FaultyClient:
         self._world, self._process = world, process
 
     def batch_meter_usage(self, **request: Any) -> Mapping[str, Any]:
-        world, rng = self._world, self._world.rng
+        world, rng = self._world, self._world.fault_rng
         world.step(self._process)
         fault: Fault | None = None
         kind = rng.choice(list(FaultKind)) if rng.random() < world.troubles.call else None
@@ -256,10 +256,16 @@ class World:
         seed: Decides everything.
         uses_duckdb: Judge with DuckDB, which is slower.
         is_calm: Nothing goes wrong by itself, and agreements are concurrent.
+
+    Attributes:
+        fault_rng: Decides what goes wrong in a process; the seed's own, unless something is to happen to two meters.
     """
 
+    buyers = (1, 4)
+    """How many there are at first."""
+
     def __init__(self, seed: int, *, uses_duckdb: bool = False, is_calm: bool = False) -> None:
-        self.rng = rng = random.Random(seed)
+        self.rng = self.fault_rng = rng = random.Random(seed)
         self.troubles = Troubles() if is_calm else troubles_of(rng)
         is_legacy = not is_calm and rng.random() < 0.3
         kinds = [Dimension.requests("calls"), Dimension(key="data", category=Category.DATA)]
@@ -413,9 +419,8 @@ class World:
 
     def live(self) -> None:
         """From the first buyer until nothing can happen any more."""
-        rng = self.rng
-        buyers = [self.market.add_buyer() for _ in range(rng.randint(1, 4))]
-        self.clock.advance(timedelta(seconds=rng.randint(1, 50)))
+        buyers = [self.market.add_buyer() for _ in range(self.rng.randint(*self.buyers))]
+        self.clock.advance(timedelta(seconds=self.rng.randint(1, 50)))
         for buyer in buyers:
             self.subscribe(buyer)
         while self.clock.now() < self.end:
@@ -640,7 +645,7 @@ class World:
 
     def _process(self) -> Process:
         minutes = self.troubles.skew_minutes
-        return Process(self, timedelta(minutes=self.rng.uniform(-minutes, minutes)))
+        return Process(self, timedelta(minutes=self.fault_rng.uniform(-minutes, minutes)))
 
     def _run(self, process: Process) -> None:
         try:
@@ -651,12 +656,12 @@ class World:
         except (ClientError, ReadTimeoutError):
             pass
         else:
-            if not self.is_over and self.rng.random() < 0.2 and process is self._main:
+            if not self.is_over and self.fault_rng.random() < 0.2 and process is self._main:
                 self._main = self._process()
 
     def step(self, process: Process, *, crash: bool = True) -> None:
         """A point at which a process may die, be overtaken or meet an error of the storage."""
-        rng, troubles = self.rng, self.troubles
+        rng, troubles = self.fault_rng, self.troubles
         if crash and rng.random() < troubles.crash:
             raise Crash
         if rng.random() < troubles.storage:

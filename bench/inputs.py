@@ -1,0 +1,209 @@
+"""Usage that does not come as gzip lines of calls: usage events, and calls held in Parquet.
+
+Events are an hour of gzip files as Firehose delivers them, of five thousand agreements and two kinds, one in ten
+thousand delivered twice; the meter's reading stands beside two parallel zcat of the same files in the same run.
+
+The meter itself reads no Parquet: Firehose delivers lines, and what the meter keeps while it works is gone with the
+hour. Whoever keeps an hour's lines as Parquet, as for reports over months, judges them by the same text
+(``queries.usage``): that is measured here over the lines as the meter types them, each once, beside DuckDB decoding the
+same columns alone, in the same memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from time import process_time
+
+from figures import in_turn, median, median_ratio, run, show
+from metering import AGREEMENTS, MAX_MB, START, agreement, hour
+from simulation import FILES, PLAN, table, unpacked
+
+MEMORY = "256MB"
+PAIRS = 3
+
+
+def generate_events(directory: Path, events: int) -> None:
+    """The hour's files; one file's events at a time lie uncompressed on disk."""
+    import duckdb  # noqa: PLC0415 - the process that measures imports the standard library alone
+
+    arrived = directory / f"{START:%Y/%m/%d/%H}"
+    arrived.mkdir(parents=True)
+    connection = duckdb.connect(config={"memory_limit": "1GB", "preserve_insertion_order": False})
+    each = events // FILES
+    for number in range(FILES):
+        plain = arrived / f"events-{number:02}.json"
+        connection.execute(
+            f"""COPY (
+              SELECT '0' AS version, uuid() AS id, 'storage' AS "detail-type", '/disks' AS source,
+                '111122223333' AS account, told_at AS time, 'us-east-1' AS region, [] AS resources,
+                {{'specversion': '1.0', 'id': CAST(i AS VARCHAR), 'source': concat('/disks/', h % 100),
+                  'type': CASE WHEN h % 5 = 0 THEN 'seats' ELSE 'storage' END,
+                  'subject': 'agmt-' || substr(md5(CAST(h // 16 % {AGREEMENTS} AS VARCHAR)), 1, 20), 'time': told_at,
+                  'data': {{'value': concat(h // 64 % 1000, '.', h // 64000 % 1000000)}}}} AS detail
+              FROM (SELECT *, hash(i) AS h,
+                strftime(make_timestamp(CAST(1796083200000000 + i * 3600000000 // {events} AS BIGINT)),
+                  '%Y-%m-%dT%H:%M:%S.%gZ') AS told_at
+                FROM (SELECT CASE WHEN i % 10000 = 9999 THEN i - 1 ELSE i END AS i
+                  FROM range({number * each}, {(number + 1) * each}) AS numbers(i)))
+            ) TO '{plain}' (FORMAT json)"""
+        )
+        subprocess.run(["gzip", "-1", str(plain)], check=True)
+
+
+def read_events(directory: str) -> dict[str, object]:
+    """The hour's events, read and judged."""
+    from marketplace_constructs.domain.plan_table import EventMeter, PlanTable  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.buyers import FOREVER, Life  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.log_files import DirectoryLogFiles  # noqa: PLC0415
+    from marketplace_constructs.runtime.metering.usage_events import DuckDbUsageEvents  # noqa: PLC0415
+
+    plan_table = PlanTable(
+        plan=PLAN, product="images", segment="retail", channel="Marketplace", routes=(), cells=(),
+        events=(
+            EventMeter(event="storage", dimension="storage", policy="p@1", sid="Stored", multiply=Decimal("0.25")),
+            EventMeter(event="seats", dimension="seats", policy="p@1", sid="Seats", round_up=5),
+        ),
+    )  # fmt: skip
+    log = DuckDbUsageEvents(
+        DirectoryLogFiles(Path(directory)), declared=["storage", "seats"], memory=MEMORY, directory=Path(directory)
+    )
+    lives = [
+        Life(agreement=name, owner=name, starts_at=START, ends_at=FOREVER, plan=PLAN)
+        for name in map(agreement, range(AGREEMENTS))
+    ]
+    found = log.read(START, now=START + timedelta(minutes=75), lives=lives, tables={PLAN: plan_table}, since=START)
+    return {"events": sum(found.closed.lines.values()), "quarantined": found.closed.quarantined}
+
+
+def type_lines(directory: Path) -> None:
+    """The lines of the hour's gzip files in one Parquet file, each once."""
+    import duckdb  # noqa: PLC0415
+
+    from marketplace_constructs.queries.log_lines import json_source, typed_lines  # noqa: PLC0415
+    from marketplace_constructs.queries.usage import LINES  # noqa: PLC0415
+
+    files = [str(path) for path in sorted(directory.rglob("*.gz"))]
+    connection = duckdb.connect(config={"memory_limit": "2GB", "temp_directory": str(directory)})
+    source = typed_lines(json_source(files, compression="gzip"))
+    connection.execute(
+        f"COPY (SELECT {', '.join(LINES)} FROM ({source}) "
+        "QUALIFY row_number() OVER (PARTITION BY extended_request_id) = 1) "
+        f"TO '{directory}/lines.parquet' (FORMAT parquet)"
+    )
+
+
+def over_parquet(directory: str, way: str) -> dict[str, object]:
+    """The lines judged, or their columns decoded alone."""
+    from marketplace_constructs.domain.plan_table import PlanTable  # noqa: PLC0415
+    from marketplace_constructs.queries.usage import (  # noqa: PLC0415
+        CELLS,
+        LINES,
+        ROUTES,
+        cell_rows,
+        route_rows,
+        to_json_lines,
+        usage_query,
+    )  # fmt: skip
+    from marketplace_constructs.runtime.metering.totals import opened_database  # noqa: PLC0415
+
+    place = Path(directory)
+    plan_table = table()
+    assert isinstance(plan_table, PlanTable)
+    with opened_database(place, memory=MEMORY, threads=2) as connection:
+        connection.execute(f"CREATE VIEW lines AS FROM read_parquet('{place}/lines.parquet')")
+        for name, schema, rows in (("routes", ROUTES, route_rows(plan_table)), ("cells", CELLS, cell_rows(plan_table))):
+            (place / f"{name}.json").write_text(to_json_lines(rows))
+            columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
+            connection.execute(
+                f"CREATE TABLE {name} AS FROM read_json('{place}/{name}.json', columns={{{columns}}}, "
+                "format='newline_delimited')"
+            )
+        begun = process_time()
+        if way == "judge":
+            rows = connection.execute(usage_query(), [PLAN.partition("@")[0]]).fetchall()
+            lines = sum(row[-2] for row in rows if row[2] in {"calls", None})
+        else:
+            # The least of each value that still has to be looked at.
+            read = ", ".join(f"MAX(length({n}))" if kind == "varchar" else f"MAX({n})" for n, kind in LINES.items())
+            lines = connection.execute(f"SELECT COUNT(*), {read} FROM lines").fetchall()[0][0]
+    return {"lines": int(lines), "cpu_seconds": process_time() - begun}
+
+
+def show_events(events: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-inputs-") as name:
+        run([sys.executable, __file__, "--generate-events", name, "--events", str(events)])
+        events = events // FILES * FILES
+        files = sorted(Path(name).rglob("*.gz"))
+        before = unpacked(files)
+        reading = run([sys.executable, __file__, "--read-events", name])
+        floor = (before.seconds + unpacked(files).seconds) / 2
+    found = json.loads(reading.output.splitlines()[-1])
+    if found["quarantined"] or not events * 0.999 < found["events"] <= events:
+        sys.exit(f"got {found}; expected {events} events less those delivered twice")
+    show(
+        f"meter, an hour of {events:,} usage events, gzip",
+        events / reading.seconds,
+        "events/s",
+        ratio=floor / reading.seconds,
+        of=f"two parallel zcat | wc, {events / floor:,.0f} lines/s",
+        cpu_seconds=reading.cpu_seconds,
+        cpu_ratio=before.cpu_seconds / reading.cpu_seconds,
+    )
+    show(f"meter, an hour of {events:,} usage events, peak memory", reading.peak_mb, "MB", aim=MAX_MB)
+
+
+def show_parquet(lines: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-inputs-") as name:
+        hour(Path(name), lines)
+        run([sys.executable, __file__, "--type", name])
+        decoding, judging = in_turn(
+            lambda: run([sys.executable, __file__, "--over-parquet", name, "--way", "decode"]),
+            lambda: run([sys.executable, __file__, "--over-parquet", name, "--way", "judge"]),
+            PAIRS,
+        )
+    found = [json.loads(one.output.splitlines()[-1]) for one in (*decoding, *judging)]
+    if len({one["lines"] for one in found}) != 1:
+        sys.exit(f"got {[one['lines'] for one in found]} lines; expected the same of each")
+    floors, seconds = ([one["cpu_seconds"] for one in half] for half in (found[:PAIRS], found[PAIRS:]))
+    show(
+        f"judging an hour of {found[0]['lines']:,} lines held in Parquet",
+        found[0]["lines"] / median(seconds),
+        "lines/s of CPU",
+        ratio=median_ratio(floors, seconds),
+        of=f"decoding the same columns alone, {found[0]['lines'] / median(floors):,.0f} lines/s of CPU",
+        peak_mb=max(one.peak_mb for one in judging),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=400_000)
+    parser.add_argument("--lines", type=int, default=2_000_000)
+    parser.add_argument("--generate-events", metavar="DIRECTORY", type=Path)
+    parser.add_argument("--read-events", metavar="DIRECTORY")
+    parser.add_argument("--type", metavar="DIRECTORY", type=Path)
+    parser.add_argument("--over-parquet", metavar="DIRECTORY")
+    parser.add_argument("--way", choices=["decode", "judge"])
+    arguments = parser.parse_args()
+    if arguments.generate_events:
+        generate_events(arguments.generate_events, arguments.events)
+    elif arguments.read_events:
+        print(json.dumps(read_events(arguments.read_events)))
+    elif arguments.type:
+        type_lines(arguments.type)
+    elif arguments.over_parquet:
+        print(json.dumps(over_parquet(arguments.over_parquet, arguments.way)))
+    else:
+        show_events(arguments.events)
+        show_parquet(arguments.lines)
+
+
+if __name__ == "__main__":
+    main()
