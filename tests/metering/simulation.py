@@ -667,7 +667,7 @@ class World:
         if rng.random() < troubles.storage:
             raise ClientError({"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}, "PutObject")
         if process.depth == 0 and rng.random() < troubles.twin:
-            self.clock.advance(timedelta(minutes=rng.choice([0, 0, 1, 10, 40])))
+            self.clock.advance(timedelta(minutes=rng.choice([0, 0.5, 1, 10, 40])))
             self._tell()
             twin = self._process()
             twin.depth = 1

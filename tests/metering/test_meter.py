@@ -244,6 +244,33 @@ def test_the_last_hour_is_billed_whenever_the_meter_happens_to_run(phase: int, f
     assert all(one.accepted_at < ended_at + HOUR for one in world.market.accepted_records)
 
 
+@pytest.mark.parametrize(("call_takes", "readings"), [(timedelta(0), 1), (2 * MINUTE, 2)])
+def test_a_run_reads_the_facts_once_unless_it_takes_its_time(
+    call_takes: timedelta, readings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Calm()
+    world.go(4 * MINUTE)
+    world.use(2)
+    world.go(71 * MINUTE)
+    world.use(3)
+    read, call, buyers = [], world.call, world.facts.buyers
+
+    def slow(request: Any, fault: Any) -> Any:
+        world.clock.advance(call_takes)
+        return call(request, fault)
+
+    def counted() -> Any:
+        read.append(world.clock.now())
+        return buyers()
+
+    monkeypatch.setattr(world, "call", slow)
+    monkeypatch.setattr(world.facts, "buyers", counted)
+    world._main = Process(world, timedelta(0))
+    world.go(2 * HOUR)  # two hours are closed, and the first is sent before the second
+    assert world.billed() == [(10, 2), (11, 3)]
+    assert len(read) == readings
+
+
 @pytest.mark.protects(Weakness.MONTH_END_IGNORED)
 def test_a_months_last_usage_is_told_before_six_on_the_first_or_known_to_be_lost() -> None:
     world = Calm(at=datetime(2026, 11, 30, 22, tzinfo=UTC))

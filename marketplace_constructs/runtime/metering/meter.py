@@ -74,6 +74,8 @@ _ASKED_FOR: Final = timedelta(days=7)
 """How long after it was sent CloudTrail is asked about a record in doubt; after that a person is."""
 _SHOWN_WITHIN: Final = timedelta(hours=1)
 """How far the clocks of a call and of CloudTrail may differ."""
+_FACTS_HOLD: Final = timedelta(minutes=1)
+"""How long a run goes by the facts that it read. An end that is told meanwhile comes as late as if its event had."""
 _RACES: Final = 20
 
 
@@ -157,6 +159,7 @@ class Meter:
         self._at_once: Final = frozenset(at_once)
         self._has_time: Final = has_time
         self._billed_from: datetime | None = None
+        self._known: tuple[datetime, Register] | None = None
         self._sender: Final = Sender(
             ports.metering,
             ports.ledger,
@@ -179,7 +182,7 @@ class Meter:
         options, now = self._options, self._clock()
         first = self._claim(now)
         self._ledger.load()
-        self._tell("AgreementWithoutLicense", len(self._register(now).nameless))
+        self._tell("AgreementWithoutLicense", len(self._register(now, anew=True).nameless))
         if not options.product.is_native:
             self._flush_ended(first)
             if self._due(first):  # once an hour
@@ -229,17 +232,19 @@ class Meter:
         hours = int((now - self._options.watermark - start) / _HOUR)
         return [hour for number in range(hours) if (hour := start + number * _HOUR) not in state.closed]
 
-    def _register(self, now: datetime) -> Register:
-        """Who was a buyer when, read no earlier than what is sealed by it, so that no end is overlooked."""
-        return register(self._ports.facts(), product=self._options.product, now=now)
+    def _register(self, now: datetime, *, anew: bool = False) -> Register:
+        """Who was a buyer when; read hardly earlier than what is sealed by it, so that no end is overlooked."""
+        if anew or self._known is None or not self._known[0] <= now < self._known[0] + _FACTS_HOLD:
+            self._known = now, register(self._ports.facts(), product=self._options.product, now=now)
+        return self._known[1]
 
     def _close(self, hour: datetime, first: datetime) -> bool:
         """Take an hour in, with what came late of hours before; False where it must wait for a table that knows it."""
-        for _ in range(_RACES):
+        for lost in range(_RACES):
             state, now = self._ledger.load(), self._clock()
             if hour in state.closed:
                 return True
-            who = self._register(now)
+            who = self._register(now, anew=lost > 0)
             found = [self._read(hour, who, now, since=state.read_at or first)]
             deadline = self._rules.deadline(hour)
             if found[0].closed.lines.get(LineState.UNMATCHED) and now < deadline - _HELD_UNTIL:
@@ -275,10 +280,10 @@ class Meter:
 
     def _flush_ended(self, first: datetime) -> None:
         """Bill what an agreement used up to its end, at once and once more, while AWS still takes it."""
-        for _ in range(_RACES):
+        for lost in range(_RACES):
             state, now = self._ledger.load(), self._clock()
             rules = self._rules
-            who = self._register(now)
+            who = self._register(now, anew=lost > 0)
             ended = {
                 agreement: buyer
                 for agreement, buyer in who.ended(since=now - rules.final_window).items()
