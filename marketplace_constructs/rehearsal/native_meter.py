@@ -68,7 +68,11 @@ class NativeMeter:
     ) -> None:
         self._aws: Final = aws
         self._market: Final = market
-        self._caller: Final = Caller(account_id=account)
+        self._caller: Final = Caller(
+            account_id=account,
+            role_arn=f"arn:aws:iam::{account}:role/{ROLE_NAME}",
+            invoked_by="apigateway.amazonaws.com",
+        )
         self._api_id: Final = api_id
         self._usage_plan_id: Final = usage_plan_id
         self._listing: Final = listing

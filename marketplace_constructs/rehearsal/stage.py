@@ -85,6 +85,7 @@ class SaleKind(StrEnum):
 
     NATIVE = "native metering"
     PIPELINE = "pipeline metering"
+    METERED = "pipeline metering that bills"
     CONCURRENT = "concurrent agreements"
     PLANNED = "plans by documents"
     METERED_BY_PLANS = "pipeline metering of plans by documents"
@@ -126,12 +127,14 @@ class Sale:
                 return self.terms.is_native
             case SaleKind.PIPELINE:
                 return not self.terms.is_native
+            case SaleKind.METERED:
+                return self.pipeline is not None and not self.terms.is_native
             case SaleKind.CONCURRENT:
                 return not self.terms.is_legacy
             case SaleKind.PLANNED:
                 return bool(self.settings.plans_table)
             case SaleKind.METERED_BY_PLANS:
-                return bool(self.settings.plans_table) and self.pipeline is not None and not self.terms.is_native
+                return self.is_of(SaleKind.PLANNED) and self.is_of(SaleKind.METERED)
 
 
 class Stage:
@@ -277,6 +280,24 @@ class Stage:
             self.run_meter(sale)
 
     @contextmanager
+    def functions_told(self, sale: Sale, name: str, value: str) -> Iterator[None]:
+        """Give every function of a sale that has a setting another value for it, and its own again afterwards."""
+        functions = self.aws.client("lambda")
+        before = {}
+        for function in sale.stack.of_type("AWS::Lambda::Function").values():
+            variables = _variables(functions.get_function_configuration(FunctionName=function))
+            if name in variables:
+                before[function] = variables
+                functions.update_function_configuration(
+                    FunctionName=function, Environment={"Variables": {**variables, name: value}}
+                )
+        try:
+            yield
+        finally:
+            for function, variables in before.items():
+                functions.update_function_configuration(FunctionName=function, Environment={"Variables": variables})
+
+    @contextmanager
     def changed_app(self) -> Iterator[Path]:
         """A copy of the app's sources, to be changed and deployed with ``update``."""
         with tempfile.TemporaryDirectory() as scratch:
@@ -329,7 +350,9 @@ class Stage:
         with self._phase("synthesizing"):
             self._assembly = deployment.synthesize(self._directory)
         with self._phase("starting the local AWS and Marketplace"):
-            self.server = enter(MarketplaceServer(self.market, authorize=self._may))
+            self.server = enter(
+                MarketplaceServer(self.market, authorize=self._may, role_of=lambda key: self._roles.get(key, ""))
+            )
             self.aws = enter(LocalAws(environment=self.server.environment))
             self._delivery = EventDelivery(self.aws)
             self.gateway = enter(Gateway(self.aws.port, clock=self.clock.now))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from marketplace_constructs.rehearsal.browser import Answer, Browser, Curl, Form, Page
 from marketplace_constructs.rehearsal.example_calls import ExampleCall
@@ -21,6 +21,8 @@ _THROTTLED: Final = 429
 _SERVER_ERRORS: Final = range(500, 600)
 CONTACT: Final = "buyer@example.com"
 _CALLERS: Final = 4
+_MOST_LOG_EVENTS: Final = 10_000
+"""Of one answer. Source: CloudWatch Logs API reference, FilterLogEvents (read 2026-11-28)."""
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Visitor:
         keys: All that were shown, oldest first; never printed.
         served: How many calls of this buyer reached the code that is sold.
         tokens: Registration tokens that were used, oldest first; never printed.
+        violations_before: How many rules of AWS had been broken when they came.
     """
 
     stage: Stage
@@ -51,6 +54,7 @@ class Visitor:
         self.browser = Browser(self.stage.gateway.port)
         self._lock = threading.Lock()
         self._made: list[str] = []
+        self.violations_before = len(self.stage.market.violations)
         self.stage.visitors.append(self)
 
     @property
@@ -253,3 +257,14 @@ def key_on(page: Page) -> str:
 def said(page: Page) -> str:
     """What a page says, short; key pages excepted, whose text nobody may see."""
     return f"{page.status}: {page.text[:160]}" if page.curl_line() is None else f"{page.status}: a page with a key"
+
+
+def log_messages(logs: Any, group: str) -> Iterator[str]:
+    """Every message of a log group, the oldest first; the local AWS gives no token for what is beyond the first."""
+    begin = 0
+    while True:
+        events = logs.filter_log_events(logGroupName=group, startTime=begin, limit=_MOST_LOG_EVENTS)["events"]
+        yield from (event["message"] for event in events)
+        if len(events) < _MOST_LOG_EVENTS:
+            return
+        begin = max(events[-1]["timestamp"], begin + 1)

@@ -13,7 +13,7 @@ import pytest
 from botocore.stub import Stubber
 
 from marketplace_constructs.domain.metering import Buyer, Record, Series
-from marketplace_constructs.runtime.metering.doubt import CloudTrail, shown_accepted
+from marketplace_constructs.runtime.metering.doubt import CloudTrail, shown_accepted, windows
 
 AT = datetime(2026, 11, 21, 10, 7, tzinfo=UTC)
 ARN = "arn:aws:license-manager::111122223333:license:l-0a"
@@ -28,7 +28,7 @@ USAGE = {
     "customerAWSAccountId": "123456789012",
     "licenseArn": ARN,
     "dimension": "calls",
-    "timestamp": "Nov 21, 2026, 10:07:00 AM",
+    "timestamp": "Nov 21, 2026 10:07:00 AM",
     "quantityAsDecimal": "3.5",
 }
 
@@ -49,10 +49,20 @@ class Shown:
 
 
 def found(*events: Mapping[str, Any], record: Record = RECORD) -> dict[str, str]:
-    return shown_accepted([record], Shown(*events), since=AT, until=AT + timedelta(hours=1))
+    return shown_accepted([record], Shown(*events), product_code="code123", since=AT, until=AT + timedelta(hours=1))
 
 
-@pytest.mark.parametrize("time", ["Nov 21, 2026, 10:07:00 AM", "2026-11-21T10:07:00Z", AT.timestamp(), "1795255620"])
+@pytest.mark.parametrize(
+    "time",
+    [
+        "Nov 21, 2026 10:07:00 AM",
+        "Nov 21, 2026, 10:07:00 AM",
+        "Nov 21, 2026, 10:07:00\u202fAM",
+        "2026-11-21T10:07:00Z",
+        AT.timestamp(),
+        "1795255620",
+    ],
+)
 def test_our_very_record_with_success_settles_it(time: object) -> None:
     assert AT.timestamp() == 1795255620
     assert found(event({**USAGE, "timestamp": time})) == {"1/0": "proof"}
@@ -72,6 +82,7 @@ def test_our_very_record_with_success_settles_it(time: object) -> None:
         event({"dimension": "calls"}),
         event(USAGE, errorCode="ThrottlingException"),
         event(USAGE, eventSource="example.com"),
+        event(USAGE, requestParameters={"productCode": "other456"}),
         {"eventSource": "metering-marketplace.amazonaws.com", "responseElements": None},
     ],
 )
@@ -85,7 +96,14 @@ def test_a_legacy_record_is_known_by_its_customer() -> None:
         quantity=Decimal(3),
     )  # fmt: skip
     usage = {"customerIdentifier": "customer", "dimension": "calls", "timestamp": "2026-11-21T10:07:00Z", "quantity": 3}
-    assert found(event(usage), record=legacy) == {"1/1": "proof"}
+    ours = {"productCode": "code123"}
+    assert found(event(usage, requestParameters=ours), record=legacy) == {"1/1": "proof"}
+
+
+def test_an_account_may_be_spelled_as_in_the_api_reference() -> None:
+    usage = {**USAGE, "customerAWSAccountID": USAGE["customerAWSAccountId"]}
+    del usage["customerAWSAccountId"]
+    assert found(event(usage)) == {"1/0": "proof"}
 
 
 def test_the_event_history_is_read_page_by_page() -> None:
@@ -104,4 +122,18 @@ def test_the_event_history_is_read_page_by_page() -> None:
                 **({} if token else {"NextToken": "next"}),
             }
             stub.add_response("lookup_events", answer, {**asked, **token})
-        assert list(CloudTrail(client).events(AT, AT + timedelta(hours=1))) == [{"n": 0}, {"n": 1}]
+        slept: list[float] = []
+        trail = CloudTrail(client, sleep=slept.append)
+        assert list(trail.events(AT, AT + timedelta(hours=1))) == [{"n": 0}, {"n": 1}]
+        assert slept == [0.5, 0.5]
+
+
+def test_a_moment_is_looked_for_around_itself_and_moments_that_are_near_together() -> None:
+    minute = timedelta(minutes=1)
+    sent = [AT, AT - 3 * timedelta(hours=1), AT - 9 * minute, AT - 20 * minute]
+    assert list(windows(sent, AT + minute)) == [
+        (AT - 14 * minute, AT + minute),
+        (AT - 25 * minute, AT - 15 * minute),
+        (AT - 185 * minute, AT - 175 * minute),
+    ]
+    assert list(windows([], AT)) == []

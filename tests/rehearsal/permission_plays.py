@@ -19,10 +19,13 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+from marketplace_constructs.domain.metering import Outcome
 from marketplace_constructs.domain.plan_versions import hour_of, next_hour
 from marketplace_constructs.rehearsal.bill import Plans, accepted, differences, due
+from marketplace_constructs.rehearsal.doubt_scenario import doubtful, faulty, ledger_of
 from marketplace_constructs.rehearsal.errors import BrokenPromise
 from marketplace_constructs.rehearsal.journey import Promises, Scenario, require, wait_until
+from marketplace_constructs.rehearsal.marketplace import FaultKind
 from marketplace_constructs.rehearsal.scenarios import bill, set_product_code
 from marketplace_constructs.rehearsal.stage import Pipeline, Sale, Stage
 from marketplace_constructs.rehearsal.visit import TOKEN_FIELD, Visitor, open_to, register
@@ -335,6 +338,31 @@ def metered_call(stage: Stage, sale: Sale, promises: Promises) -> None:
         owed, billed = due(counts, decimals=meter_of(sale).settings.decimals), accepted(stage, [agreement])
         require(bool(owed), "the calls count nothing, which shows nothing")
         require(owed == billed, "; ".join(differences(owed, billed)))
+
+
+def doubtful_record(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    assert buyer.agreement is not None
+    agreement = buyer.agreement.id
+    with promises.promise("a record whose answer was lost is found in CloudTrail, and is in doubt no more"):
+        for call in stage.example_calls:
+            buyer.make(call, buyer.key)
+        with doubtful(stage):
+            with faulty(stage, FaultKind.LOST_REPLY):
+                close_hour(stage, sale)
+            invoke(stage, meter_of(sale).function, {})
+        before = fates(stage, sale, agreement)
+        require(set(before.values()) == {Outcome.IN_DOUBT}, f"after lost answers, records are {before}")
+        close_hour(stage, sale)
+        after = fates(stage, sale, agreement)
+        require({after[record] for record in before} == {Outcome.ACCEPTED}, f"an hour later records are {after}")
+
+
+def fates(stage: Stage, sale: Sale, agreement: str) -> dict[str, Outcome]:
+    """What the ledger says became of the records of an agreement."""
+    history = ledger_of(stage, sale)
+    ours = (record for record in history.records.values() if record.series.agreement == agreement)
+    return {record.id: history.fate(record.id).outcome for record in ours}
 
 
 def unreadable_line(stage: Stage, sale: Sale, promises: Promises) -> None:
@@ -795,6 +823,13 @@ PLAYS = (
                 f"s3:PutObject {LEDGER}",
             )
         },
+        fits=has_meter,
+    ),
+    Play(
+        name="doubtful-record",
+        title="the answer about a usage record is lost, and AWS calls the record a duplicate when it comes again",
+        play=doubtful_record,
+        needs={METER: ("cloudtrail:LookupEvents *",)},
         fits=has_meter,
     ),
     Play(

@@ -52,11 +52,6 @@ NOT_SHOWN = (
         "Firehose is played: files are put where this role may put them (test_access_log), and no more is asked of it",
     ),
     (
-        METER,
-        "cloudtrail:LookupEvents *",
-        "asked about records whose answer was lost; the local AWS has no event history",
-    ),
-    (
         "*",
         "* AWS's own policy",
         "the example's own, not the library's: AWS's policy for writing logs, and nothing else",

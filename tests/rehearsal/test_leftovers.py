@@ -17,9 +17,9 @@ from permissions import grants_of, play_for, taken_away
 
 from marketplace_constructs.rehearsal.browser import Answer
 from marketplace_constructs.rehearsal.journey import Journey, patience
-from marketplace_constructs.rehearsal.scenarios import SCENARIOS, log_messages
+from marketplace_constructs.rehearsal.scenarios import SCENARIOS
 from marketplace_constructs.rehearsal.stage import Sale, SaleKind, Stage
-from marketplace_constructs.rehearsal.visit import CONTACT, TOKEN_FIELD
+from marketplace_constructs.rehearsal.visit import CONTACT, TOKEN_FIELD, log_messages
 from marketplace_constructs.runtime.settings import METRICS_NAMESPACE
 
 pytestmark = pytest.mark.rehearsal

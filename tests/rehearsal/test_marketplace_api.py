@@ -425,6 +425,87 @@ class TestTrouble:
         assert [fault.operation for fault in world.market.faults.pending] == ["GetEntitlements"]
 
 
+class TestLookupEvents:
+    """Source: CloudTrail API reference, LookupEvents; AWS Marketplace API reference, logging with CloudTrail."""
+
+    def look_up(self, world: World, **asked: Any) -> list[dict[str, Any]]:
+        client = world.client("cloudtrail", **asked.pop("who", {}))
+        asked.setdefault("LookupAttributes", [{"AttributeKey": "EventName", "AttributeValue": "BatchMeterUsage"}])
+        return list(client.lookup_events(**asked)["Events"])
+
+    def test_shows_a_call_after_a_quarter_of_an_hour(self, world: World) -> None:
+        answer = world.meter()
+        world.clock.advance(timedelta(minutes=15) - timedelta(seconds=1))
+        assert self.look_up(world) == []
+        world.clock.advance(timedelta(seconds=1))
+        (found,) = self.look_up(world)
+        event = json.loads(found["CloudTrailEvent"])
+        assert (found["EventName"], found["EventTime"]) == ("BatchMeterUsage", START)
+        assert (event["eventSource"], event["eventTime"]) == (found["EventSource"], "2026-11-21T10:37:12Z")
+        assert event["userIdentity"]["accessKeyId"] == found["AccessKeyId"] == SELLER
+        usage = {
+            "customerAWSAccountID": world.buyer.account_id,
+            "dimension": "calls",
+            "licenseArn": world.new.license_arn,
+            "quantityAsDecimal": "17.42",
+            "timestamp": "Nov 21, 2026 10:37:12 AM",
+        }
+        assert event["requestParameters"] == {"usageRecords": [usage]}
+        result = {"usageRecord": usage, "status": "Success"}
+        assert event["responseElements"] == {
+            "results": [{**result, "meteringRecordId": answer["Results"][0]["MeteringRecordId"]}],
+            "unprocessedRecords": [],
+        }
+
+    def test_shows_what_was_answered_whether_or_not_it_arrived(self, world: World) -> None:
+        for kind in (FaultKind.LOST_CALL, FaultKind.LOST_REPLY, FaultKind.THROTTLING):
+            world.market.faults.add("BatchMeterUsage", kind)
+            with pytest.raises((exceptions.ClientError, exceptions.HTTPClientError)):
+                world.meter()
+            world.clock.advance(timedelta(minutes=1))
+        world.clock.advance(timedelta(minutes=15))
+        events = [json.loads(found["CloudTrailEvent"]) for found in self.look_up(world)]
+        assert [event.get("errorCode") for event in events] == ["ThrottlingException", None]
+        assert [event["responseElements"] is None for event in events] == [True, False]
+
+    def test_shows_an_account_and_region_their_own_within_the_time_that_is_asked_for(self, world: World) -> None:
+        world.meter()
+        world.clock.advance(timedelta(hours=1))
+        inside = {"StartTime": START, "EndTime": START}
+        assert len(self.look_up(world, **inside)) == 1
+        assert self.look_up(world, StartTime=START + timedelta(seconds=1)) == []
+        assert self.look_up(world, who={"region": "us-west-2"}) == []
+        assert self.look_up(world, who={"account": "222233334444"}) == []
+
+    def test_is_asked_twice_a_second_at_most(self, world: World) -> None:
+        for _ in range(3):
+            world.meter()
+        world.clock.advance(timedelta(hours=1))
+        client = world.client("cloudtrail")
+        first = client.lookup_events(MaxResults=2)
+        second = client.lookup_events(MaxResults=2, NextToken=first["NextToken"])
+        assert (len(first["Events"]), len(second["Events"]), "NextToken" in second) == (2, 1, False)
+        with pytest.raises(exceptions.ClientError) as raised:
+            client.lookup_events()
+        assert error(raised) == "ThrottlingException"
+
+    @pytest.mark.parametrize(
+        ("asked", "code"),
+        [
+            ({"StartTime": START, "EndTime": START - timedelta(seconds=1)}, "InvalidTimeRangeException"),
+            (
+                {"LookupAttributes": [{"AttributeKey": "EventName", "AttributeValue": "x"}] * 2},
+                "InvalidLookupAttributesException",
+            ),
+            ({"NextToken": "none"}, "InvalidNextTokenException"),
+        ],
+    )
+    def test_fails_when_it_is_asked_wrongly(self, world: World, asked: dict[str, Any], code: str) -> None:
+        with pytest.raises(exceptions.ClientError) as raised:
+            self.look_up(world, **asked)
+        assert error(raised) == code
+
+
 class TestServer:
     """Who is served, and how."""
 
@@ -433,10 +514,11 @@ class TestServer:
             "AWS_ENDPOINT_URL_MARKETPLACE_METERING": world.server.url,
             "AWS_ENDPOINT_URL_MARKETPLACE_ENTITLEMENT_SERVICE": world.server.url,
             "AWS_ENDPOINT_URL_MARKETPLACE_AGREEMENT": world.server.url,
+            "AWS_ENDPOINT_URL_CLOUDTRAIL": world.server.url,
         }
         for name, value in world.server.environment.items():
             monkeypatch.setenv(name, value)
-        for name in ("meteringmarketplace", "marketplace-entitlement", "marketplace-agreement"):
+        for name in ("meteringmarketplace", "marketplace-entitlement", "marketplace-agreement", "cloudtrail"):
             assert BOTO.client(name, region_name="us-east-1").meta.endpoint_url == world.server.url
 
     def test_it_listens_on_loopback_only(self, world: World) -> None:

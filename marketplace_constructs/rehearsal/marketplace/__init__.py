@@ -1,7 +1,8 @@
 """A stand-in for AWS Marketplace on this machine: its APIs, its notifications and its rules, without AWS.
 
 Rooms: ``market`` is Marketplace itself, in memory. ``agreements`` holds what it knows, ``notifications``
-what it tells, ``delivery`` how that arrives, ``operations`` and ``metering`` what its APIs answer,
+what it tells, ``delivery`` how that arrives, ``operations`` and ``metering`` what its APIs answer, ``trail`` what
+CloudTrail shows of it,
 ``settings`` what AWS leaves open, ``faults`` what may go wrong. ``models`` reads botocore's service models,
 ``server`` speaks HTTP, and ``control`` is the API with which a rehearsal drives it all from outside.
 

@@ -42,12 +42,14 @@ from marketplace_constructs.rehearsal.marketplace.notifications import (
 )
 from marketplace_constructs.rehearsal.marketplace.operations import invoke
 from marketplace_constructs.rehearsal.marketplace.settings import Deprovisioning, Settings
+from marketplace_constructs.rehearsal.marketplace.trail import EventHistory
 
 SELLER_ACCOUNT: Final = "111122223333"
 """AWS's example account."""
 _EXAMPLE_BUYERS: Final = ("123456789012", "444455556666", "777788889999")
 _CONTRACT_TERM: Final = timedelta(days=365)
 _CALLS_KEPT: Final = 10_000
+_USER: Final = "seller"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +59,50 @@ class Caller:
     Args:
         account_id: The account.
         region: Of the endpoint.
+        access_key_id: Signed it; empty where nothing did.
+        role_arn: The role that was taken on; empty for a user of the account.
+        invoked_by: The AWS service that calls in the role; empty for none.
     """
 
     account_id: str = SELLER_ACCOUNT
     region: str = REGION
+    access_key_id: str = ""
+    role_arn: str = ""
+    invoked_by: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the role, or of the user."""
+        return self.role_arn.rpartition("/")[2] or _USER
+
+    def user_identity(self) -> AwsDocument:
+        """Who CloudTrail says that it was.
+
+        Source: CloudTrail user guide, userIdentity element (read 2026-11-28). That API Gateway's own meter is shown as
+        ``invokedBy`` is [UNCONF].
+        """
+        common: AwsDocument = {"accountId": self.account_id, "accessKeyId": self.access_key_id}
+        if not self.role_arn:
+            return {
+                "type": "IAMUser",
+                "arn": f"arn:aws:iam::{self.account_id}:user/{_USER}",
+                **common,
+                "userName": _USER,
+            }
+        return {
+            "type": "AssumedRole",
+            "arn": f"arn:aws:sts::{self.account_id}:assumed-role/{self.name}/rehearsal",
+            **common,
+            "sessionContext": {
+                "sessionIssuer": {
+                    "type": "Role",
+                    "arn": self.role_arn,
+                    "accountId": self.account_id,
+                    "userName": self.name,
+                },
+            },
+            **({"invokedBy": self.invoked_by} if self.invoked_by else {}),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +152,7 @@ class Marketplace:
         self.events = Delivery(publish, clock)
         self.faults = Faults()
         self.book = MeteringBook()
+        self.trail = EventHistory()
         self.listings: dict[str, Listing] = {}
         self.buyers: dict[str, Buyer] = {}
         self.agreements: dict[str, Agreement] = {}
@@ -387,8 +430,10 @@ class Marketplace:
                 answer = invoke(self, caller, operation, request, fault)
             except ApiError as error:
                 self.log_call(operation, request, caller, error.code)
+                self.trail.note(operation, request, error, caller=caller, at=self.clock.now())
                 raise
             self.log_call(operation, request, caller, "OK")
+            self.trail.note(operation, request, answer, caller=caller, at=self.clock.now())
             return answer
 
     def log_call(self, operation: str, request: AwsDocument, caller: Caller, outcome: str) -> None:

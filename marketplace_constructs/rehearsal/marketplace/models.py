@@ -1,4 +1,4 @@
-"""The three services as botocore models them: operations, constraints, Regions, wire protocols."""
+"""The services as botocore models them: operations, constraints, Regions, wire protocols."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AwsDocument = dict[str, Any]
 
 JSON_PROTOCOL: Final = "json"
 CBOR_PROTOCOL: Final = "smithy-rpc-v2-cbor"
-SERVICE_NAMES: Final = ("meteringmarketplace", "marketplace-entitlement", "marketplace-agreement")
+SERVICE_NAMES: Final = ("meteringmarketplace", "marketplace-entitlement", "marketplace-agreement", "cloudtrail")
 _ERROR: Final = "StandInError"
 
 
@@ -137,7 +137,7 @@ def service_of(operation: str) -> Service:
     for name in SERVICE_NAMES:
         if operation in service(name).model.operation_names:
             return service(name)
-    raise ApiError("UnknownOperationException", f"no Marketplace service has an operation {operation}", 404)
+    raise ApiError("UnknownOperationException", f"no service that is played has an operation {operation}", 404)
 
 
 def service_by_target(prefix: str) -> Service:
@@ -149,7 +149,7 @@ def service_by_target(prefix: str) -> Service:
     for name in SERVICE_NAMES:
         if service(name).target_prefix == prefix:
             return service(name)
-    raise ApiError("UnknownOperationException", f"no Marketplace service has the target {prefix}", 404)
+    raise ApiError("UnknownOperationException", f"no service that is played has the target {prefix}", 404)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The API operations of AWS Marketplace that a seller calls, with AWS's rules."""
+"""The API operations that a seller calls, with AWS's rules: AWS Marketplace's, and CloudTrail's look into metering."""
 
 from __future__ import annotations
 
@@ -238,6 +238,14 @@ def get_agreement_entitlements(market: Marketplace, caller: Caller, request: Aws
     return {"agreementEntitlements": [entitlement]}
 
 
+def lookup_events(market: Marketplace, caller: Caller, request: AwsDocument) -> AwsDocument:
+    """What CloudTrail's event history has of metering, by pages of at most 50 events."""
+    found = market.trail.look_up(request, caller, now=market.clock.now(), delay=market.settings.trail_delay)
+    start = _page_start(request.get("NextToken"), "InvalidNextTokenException")
+    page, next_token = _page(found, start, request.get("MaxResults", 50))
+    return {"Events": [event.to_answer() for event in page]} | ({"NextToken": next_token} if next_token else {})
+
+
 OPERATIONS: Final[Mapping[str, Callable[[Marketplace, Caller, AwsDocument], AwsDocument]]] = {
     "ResolveCustomer": resolve_customer,
     "BatchMeterUsage": batch_meter_usage,
@@ -246,6 +254,7 @@ OPERATIONS: Final[Mapping[str, Callable[[Marketplace, Caller, AwsDocument], AwsD
     "SearchAgreements": search_agreements,
     "GetAgreementTerms": get_agreement_terms,
     "GetAgreementEntitlements": get_agreement_entitlements,
+    "LookupEvents": lookup_events,
 }
 """What the stand-in plays; any other operation is UnknownOperationException."""
 
@@ -327,6 +336,8 @@ def _constraint_error(service: Service, broken: BrokenConstraint) -> str:
     """
     if "Tags" in broken.path.split("."):
         return "InvalidTagException"
+    if service.name == "cloudtrail":
+        return "InvalidMaxResultsException" if broken.path == "MaxResults" else "InvalidLookupAttributesException"
     return "InvalidParameterException" if service.name == "marketplace-entitlement" else "ValidationException"
 
 

@@ -31,7 +31,7 @@ Authorize = Callable[[str, str], bool]
 """Whether an access key id may do an action, such as ``aws-marketplace:ResolveCustomer``."""
 
 _CONTENT_TYPES: Final = {JSON_PROTOCOL: "application/x-amz-json-{}", CBOR_PROTOCOL: "application/cbor"}
-_CREDENTIAL: Final = re.compile(r"AWS4-HMAC-SHA256 .*?Credential=([^/,\s]+)/\d{8}/([a-z0-9-]+)/aws-marketplace/")
+_CREDENTIAL: Final = re.compile(r"AWS4-HMAC-SHA256 .*?Credential=([^/,\s]+)/\d{8}/([a-z0-9-]+)/([a-z-]+)/")
 _RPC_PATH: Final = re.compile(r"/service/(\w+)/operation/(\w+)")
 _BATCH_BYTES: Final = 1024 * 1024
 _BODY_BYTES: Final = 4 * 1024 * 1024
@@ -50,6 +50,7 @@ class MarketplaceServer:
         marketplace: What is served.
         accounts: The account of each access key id.
         authorize: Asked for each signed call; left out, everything is allowed.
+        role_of: The ARN of the role that an access key id is of; left out, each is of a user.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class MarketplaceServer:
         *,
         accounts: dict[str, str] | None = None,
         authorize: Authorize | None = None,
+        role_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self.marketplace = marketplace
         self.accounts = dict(accounts or {})
         self.authorize = authorize
+        self.role_of = role_of
         self.stopping = threading.Event()
         self._errors: list[Exception] = []
         self._http = _Http(("127.0.0.1", 0), _handler_of(self))
@@ -74,7 +77,7 @@ class MarketplaceServer:
 
     @property
     def url(self) -> str:
-        """The endpoint of all three services."""
+        """The endpoint of every service that is played."""
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     @property
@@ -192,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         operation = ""
         try:
             match = _RPC_PATH.fullmatch(path)
-            prefix, _, name = self.headers.get("X-Amz-Target", "").partition(".")
+            prefix, _, name = self.headers.get("X-Amz-Target", "").rpartition(".")
             target = service_by_target(match[1] if match else prefix)
             operation = target.operation(match[2] if match else name).name
             answer = self._call(target, operation, protocol, body)
@@ -211,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _call(self, target: Service, operation: str, protocol: str, body: bytes) -> dict[str, object]:
         market = self.owner.marketplace
-        caller = self._caller(operation)
+        caller = self._caller(target, operation)
         request = target.decode(operation, protocol, body)
         fault = market.faults.take(operation)
         if fault and fault.kind in {FaultKind.TIMEOUT, FaultKind.LOST_CALL}:
@@ -227,17 +230,18 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Unanswered
         return answer
 
-    def _caller(self, operation: str) -> Caller:
+    def _caller(self, target: Service, operation: str) -> Caller:
         credential = _CREDENTIAL.match(self.headers.get("Authorization", ""))
-        if credential is None:
+        signing_name = target.model.signing_name
+        if credential is None or credential[3] != signing_name:
             raise ApiError("MissingAuthenticationTokenException", "the request is not signed", 403)
-        key, region = credential.groups()
+        key, region = credential[1], credential[2]
         owner = self.owner
-        if owner.authorize is not None and not owner.authorize(key, f"aws-marketplace:{operation}"):
-            raise ApiError("AccessDeniedException", f"not authorized to perform aws-marketplace:{operation}", 400)
+        if owner.authorize is not None and not owner.authorize(key, f"{signing_name}:{operation}"):
+            raise ApiError("AccessDeniedException", f"not authorized to perform {signing_name}:{operation}", 400)
         is_account = key.isdecimal() and len(key) == 12  # an account id
         account = key if is_account else owner.accounts.get(key, owner.marketplace.seller_account)
-        return Caller(account_id=account, region=region)
+        return Caller(account_id=account, region=region, access_key_id=key, role_arn=owner.role_of(key))
 
     def _content_type(self, target: Service, protocol: str) -> str:
         return _CONTENT_TYPES[protocol].format(target.model.metadata["jsonVersion"])

@@ -67,6 +67,8 @@ class Settings:
         seller_may_read_agreement_entitlements: Whether GetAgreementEntitlements is for sellers [UNCONF].
         manufacturer_may_read_partner_agreements: Whether the agreement API shows a manufacturer what a
             channel partner sold. Source: API reference, GetAgreementTerms: for proposer and acceptor.
+        trail_delay: How long after a call CloudTrail shows it. Source: CloudTrail user guide, Working with CloudTrail
+            event history: within about 15 minutes, on average.
         sns_account: The account that owns the SNS topics. Source: aws-samples,
             aws-marketplace-serverless-saas-integration.
     """
@@ -89,6 +91,7 @@ class Settings:
     empty_entitlement_page: bool = False
     seller_may_read_agreement_entitlements: bool = True
     manufacturer_may_read_partner_agreements: bool = False
+    trail_delay: timedelta = timedelta(minutes=15)
     sns_account: str = "287250355862"
 
     def changed(self, values: Mapping[str, object]) -> Settings:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Protocol
 
@@ -15,6 +17,13 @@ EVENT_NAME: Final = "BatchMeterUsage"
 EVENT_SOURCE: Final = "metering-marketplace.amazonaws.com"
 """Source: AWS Marketplace seller guide, logging metering calls with CloudTrail (read 2026-11-21)."""
 _MAX_PAGES: Final = 40
+_PAGE_SECONDS: Final = 0.5
+_AROUND: Final = timedelta(minutes=5)
+"""How far the clocks of a call and of CloudTrail may differ: AWS refuses what was signed longer ago, or later.
+
+Source: IAM user guide, Signature Version 4 for API requests: within five minutes (read 2026-11-28).
+"""
+_IN_WORDS: Final = re.compile(r"([A-Z][a-z]{2} \d{1,2}, \d{4}),?\s+(\d{1,2}:\d\d:\d\d)\s+([AP]M)")
 
 
 class Trail(Protocol):
@@ -32,8 +41,9 @@ class CloudTrail:
     (read 2026-11-22).
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, sleep: Callable[[float], None] = time.sleep) -> None:
         self._client: Final = client
+        self._sleep: Final = sleep
 
     def events(self, since: datetime, until: datetime) -> Iterator[Mapping[str, Any]]:
         """Every BatchMeterUsage call of the time."""
@@ -46,9 +56,30 @@ class CloudTrail:
         for page in pages:
             for event in page["Events"]:
                 yield json.loads(event["CloudTrailEvent"])
+            self._sleep(_PAGE_SECONDS)
 
 
-def shown_accepted(records: Iterable[Record], trail: Trail, *, since: datetime, until: datetime) -> dict[str, str]:
+def windows(sent: Iterable[datetime], now: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """When CloudTrail may have noted calls of these moments, the latest first; what overlaps is one window.
+
+    A seller with many agreements makes more calls in a few hours than can be read back.
+    """
+    latest: tuple[datetime, datetime] | None = None
+    for moment in sorted(sent, reverse=True):
+        since, until = moment - _AROUND, min(moment + _AROUND, now)
+        if latest is not None and until >= latest[0]:
+            latest = since, latest[1]
+            continue
+        if latest is not None:
+            yield latest
+        latest = since, until
+    if latest is not None:
+        yield latest
+
+
+def shown_accepted(
+    records: Iterable[Record], trail: Trail, *, product_code: str, since: datetime, until: datetime
+) -> dict[str, str]:
     """The records of which a call shows that AWS accepted exactly them, with AWS's proof.
 
     Anything else settles nothing: CloudTrail may be late, and the same hour with another quantity is somebody else's.
@@ -56,8 +87,9 @@ def shown_accepted(records: Iterable[Record], trail: Trail, *, since: datetime, 
     Args:
         records: Those in doubt.
         trail: Where the calls are shown.
-        since: When the first of them may have been sent.
-        until: The present moment.
+        product_code: Theirs. A customer of two legacy products has one identifier, and both may meter one dimension.
+        since: The first moment that is looked at.
+        until: The last one.
     """
     wanted = {_identity(record): record.id for record in records}
     found: dict[str, str] = {}
@@ -65,6 +97,8 @@ def shown_accepted(records: Iterable[Record], trail: Trail, *, since: datetime, 
         return found
     for event in trail.events(since, until):
         if event.get("eventSource") != EVENT_SOURCE or event.get("errorCode"):
+            continue
+        if (event.get("requestParameters") or {}).get("productCode") not in {None, product_code}:
             continue
         for result in (event.get("responseElements") or {}).get("results") or ():
             shown = _shown(result.get("usageRecord") or {})
@@ -89,26 +123,34 @@ def _identity(record: Record) -> _Identity:
 
 
 def _shown(usage: Mapping[str, Any]) -> _Identity | None:
-    """A usage record of an event; None where it cannot be read."""
+    """A usage record of an event; None where it cannot be read.
+
+    The API reference's example of an event has ``customerAWSAccountID``, and AWS's scripts that read events have
+    ``customerAWSAccountId`` (both read 2026-11-28): letters of either case are the same here.
+    """
+    said = {name.lower(): value for name, value in usage.items()}
     try:
         return (
-            str(usage.get("customerIdentifier") or usage.get("customerAWSAccountId") or ""),
-            license_id(str(usage.get("licenseArn") or "")),
-            str(usage["dimension"]),
-            int(_moment(usage["timestamp"]).timestamp()),
-            Decimal(str(usage.get("quantityAsDecimal", usage.get("quantity", 0)))).normalize(),
+            str(said.get("customeridentifier") or said.get("customerawsaccountid") or ""),
+            license_id(str(said.get("licensearn") or "")),
+            str(said["dimension"]),
+            int(_moment(said["timestamp"]).timestamp()),
+            Decimal(str(said.get("quantityasdecimal", said.get("quantity", 0)))).normalize(),
         )
     except (KeyError, ValueError, InvalidOperation):
         return None
 
 
 def _moment(shown: object) -> datetime:
-    """CloudTrail writes times in several ways [UNCONF]: ISO 8601, seconds since 1970, ``Nov 21, 2026, 10:00:00 AM``."""
+    """CloudTrail writes times in several ways.
+
+    ``Apr 19, 2018 4:32:50 PM`` stands in the API reference's example (read 2026-11-28). Java writes the same with a
+    second comma and a narrow space since its version 9 and 20; these, ISO 8601 and seconds since 1970 are [UNCONF].
+    """
     text = str(shown)
     if text.replace(".", "", 1).isdigit():
         return datetime.fromtimestamp(float(text), UTC)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = datetime.strptime(text.replace("\u202f", " "), "%b %d, %Y, %I:%M:%S %p").replace(tzinfo=UTC)
+    if in_words := _IN_WORDS.fullmatch(text):
+        return datetime.strptime(" ".join(in_words.groups()), "%b %d, %Y %I:%M:%S %p").replace(tzinfo=UTC)
+    moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -41,7 +41,7 @@ from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts
 from marketplace_constructs.runtime.aws import client, error_code
 from marketplace_constructs.runtime.clock import Clock, utc_now
 from marketplace_constructs.runtime.metering.buyers import Register, register
-from marketplace_constructs.runtime.metering.doubt import CloudTrail, Trail, shown_accepted
+from marketplace_constructs.runtime.metering.doubt import CloudTrail, Trail, shown_accepted, windows
 from marketplace_constructs.runtime.metering.ledger import Attempt, Claim, Ledger, ledger_prefix
 from marketplace_constructs.runtime.metering.log_files import S3LogFiles
 from marketplace_constructs.runtime.metering.objects import S3Objects
@@ -72,8 +72,6 @@ _REFUSED_PAUSE: Final = timedelta(hours=1)
 """How long a record waits that AWS refused by itself."""
 _ASKED_FOR: Final = timedelta(days=7)
 """How long after it was sent CloudTrail is asked about a record in doubt; after that a person is."""
-_SHOWN_WITHIN: Final = timedelta(hours=1)
-"""How far the clocks of a call and of CloudTrail may differ."""
 _FACTS_HOLD: Final = timedelta(minutes=1)
 """How long a run goes by the facts that it read. An end that is told meanwhile comes as late as if its event had."""
 _RACES: Final = 20
@@ -381,16 +379,19 @@ class Meter:
             asked = [record for record, sent in attempts.items() if sent and now < sent[-1].at + _ASKED_FOR]
             if not asked:
                 return
+            shown: dict[str, str] = {}
             try:
-                shown = shown_accepted(
-                    [doubtful[record] for record in asked],
-                    self._ports.trail,
-                    since=min(attempts[record][0].at for record in asked) - _SHOWN_WITHIN,
-                    until=min(now, max(attempts[record][-1].at for record in asked) + _SHOWN_WITHIN),
-                )
+                for since, until in windows((one.at for record in asked for one in attempts[record]), now):
+                    if self._has_time():
+                        shown |= shown_accepted(
+                            [doubtful[record] for record in asked],
+                            self._ports.trail,
+                            product_code=self._options.product.product_code,
+                            since=since,
+                            until=until,
+                        )
             except (ClientError, BotoCoreError) as error:
                 logger.warning("CloudTrail not read", extra={"error": error_code(error)})
-                return
             settlements = tuple(
                 Settlement(record=record, outcome=Outcome.ACCEPTED, metering_record_id=proof)
                 for record, proof in shown.items()
