@@ -25,7 +25,15 @@ from marketplace_constructs.infrastructure.delivery_stream import (
     stream_metric,
 )
 from marketplace_constructs.infrastructure.security_log import security_log
-from marketplace_constructs.infrastructure.tokens import resources_of_type
+from marketplace_constructs.infrastructure.tokens import (
+    days,
+    hours,
+    minutes,
+    resources_of_type,
+    seconds,
+    seconds_of,
+    stack_of,
+)
 from marketplace_constructs.infrastructure.usage_events import EVENTS_PREFIX, UsageEvents
 from marketplace_constructs.queries.access_log import FORMAT
 
@@ -93,7 +101,7 @@ class AccessLog(Construct):
         alarm_topic: sns.ITopic | None = None,
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
     ) -> None:
-        buffering = cdk.Duration.seconds(_BUFFERING.start) if buffering is None else buffering
+        buffering = seconds(_BUFFERING.start) if buffering is None else buffering
         refuse([*access_log_problems(stage, retention), *_buffering_problems(buffering), *_format_problems(LINE)])
         super().__init__(scope, construct_id)
         self.stage = stage
@@ -195,9 +203,9 @@ class AccessLog(Construct):
             lifecycle_rules=[
                 s3.LifecycleRule(
                     id="Retention",
-                    abort_incomplete_multipart_upload_after=cdk.Duration.days(7),
+                    abort_incomplete_multipart_upload_after=days(7),
                     expiration=retention,
-                    noncurrent_version_expiration=cdk.Duration.days(_MIN_RETENTION_DAYS),
+                    noncurrent_version_expiration=days(_MIN_RETENTION_DAYS),
                 )
             ],
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
@@ -221,7 +229,7 @@ class AccessLog(Construct):
         return bucket
 
     def _silence_alarm(self) -> cloudwatch.Alarm:
-        period = cdk.Duration.minutes(15)
+        period = minutes(15)
         return runbook_alarm(
             self,
             "Silent",
@@ -241,7 +249,7 @@ class AccessLog(Construct):
         )
 
     def _gap_alarm(self) -> cloudwatch.Alarm:
-        period = cdk.Duration.hours(1)
+        period = hours(1)
         return runbook_alarm(
             self,
             "Incomplete",
@@ -288,26 +296,27 @@ def access_log_problems(stage: apigateway.Stage, retention: cdk.Duration | None)
                 "AccessLog.bucket instead",
             )
     retention = _or_default(retention)
-    days = None if retention.is_unresolved() else retention.to_seconds() / 86_400
-    if days is None or not _MIN_RETENTION_DAYS <= days <= _MAX_RETENTION_DAYS or days % 1:
+    kept = seconds_of(retention)
+    kept_days = None if kept is None else kept / 86_400
+    if kept_days is None or not _MIN_RETENTION_DAYS <= kept_days <= _MAX_RETENTION_DAYS or kept_days % 1:
         yield Problem(
             "MP-LOG-02",
-            f"retention of the access log, got {'a token' if days is None else f'{days:g} days'}; expected "
+            f"retention of the access log, got {'a token' if kept_days is None else f'{kept_days:g} days'}; expected "
             f"{_MIN_RETENTION_DAYS} to {_MAX_RETENTION_DAYS:,} whole days, known at synthesis, so that a month's bill "
             f"can be explained; leave it out for {_DEFAULT_RETENTION_DAYS}",
         )
 
 
 def _or_default(retention: cdk.Duration | None) -> cdk.Duration:
-    return cdk.Duration.days(_DEFAULT_RETENTION_DAYS) if retention is None else retention
+    return days(_DEFAULT_RETENTION_DAYS) if retention is None else retention
 
 
 def _buffering_problems(buffering: cdk.Duration) -> Iterator[Problem]:
-    seconds = None if buffering.is_unresolved() else buffering.to_milliseconds() / 1000
-    if seconds is None or seconds not in _BUFFERING:
+    waits = seconds_of(buffering)
+    if waits is None or waits not in _BUFFERING:
         yield Problem(
             "MP-LOG-03",
-            f"buffering of the access log, got {'a token' if seconds is None else f'{seconds:g} s'}; expected "
+            f"buffering of the access log, got {'a token' if waits is None else f'{waits:g} s'}; expected "
             f"{_BUFFERING.start} to {_BUFFERING[-1]} s, known at synthesis, since an hour is closed a quarter of an "
             "hour after its end; leave it out for 60 s",
         )
@@ -332,7 +341,7 @@ def _stage_resource(stage: apigateway.Stage) -> apigateway.CfnStage:
 def _setting_of(resource: apigateway.CfnStage) -> Mapping[str, Any] | None:
     if resource.access_log_setting is None:
         return None
-    setting = cdk.Stack.of(resource).resolve(resource.access_log_setting)
+    setting = stack_of(resource).resolve(resource.access_log_setting)
     return setting if isinstance(setting, dict) else {}
 
 
@@ -342,7 +351,7 @@ def _destination_of(stage: apigateway.Stage) -> firehose.CfnDeliveryStream | Non
     setting = _setting_of(resource)
     if setting is None:
         return None
-    stack = cdk.Stack.of(resource)
+    stack = stack_of(resource)
     for found in resources_of_type(stack, "AWS::KinesisFirehose::DeliveryStream"):
         assert isinstance(found, firehose.CfnDeliveryStream)
         if stack.resolve(found.attr_arn) == setting.get("destinationArn"):
@@ -352,7 +361,7 @@ def _destination_of(stage: apigateway.Stage) -> firehose.CfnDeliveryStream | Non
 
 def _files_of(stream: firehose.CfnDeliveryStream) -> Mapping[str, Any] | None:
     """Where a stream puts its files; None where they are not JSON lines by Firehose's own hours."""
-    settings = cdk.Stack.of(stream).resolve(stream.extended_s3_destination_configuration)
+    settings = stack_of(stream).resolve(stream.extended_s3_destination_configuration)
     if not isinstance(settings, dict):
         return None
     prefix = settings.get("prefix", "")

@@ -12,11 +12,15 @@ from enum import Enum
 from typing import Any, Final
 
 import aws_cdk as cdk
-from constructs import IConstruct
+from constructs import IConstruct, Node
+
+from marketplace_constructs.infrastructure.tokens import node_of, stack_of
 
 _HIPAA: Final = "HIPAA.Security"
 _NIST: Final = "NIST.800.53.R5"
 _PCI: Final = "PCI.DSS.321"
+_ACKNOWLEDGED: Final = "aws:cdk:acknowledged-rules"
+"""What auditors find acknowledgements by; ``Validations.ACKNOWLEDGED_RULES_METADATA_KEY``, which would cost a call."""
 _AWS_POLICY: Final = "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role"
 
 
@@ -69,7 +73,7 @@ def acknowledge(construct: IConstruct, reasons: Mapping[AuditFinding, str]) -> N
         construct: What the findings are about: a resource, or the construct of one.
         reasons: To each finding why, and what bounds it.
     """
-    of_tree: list[cdk.Acknowledgment] = []
+    of_tree: dict[str, str] = {}
     of_checkov: list[dict[str, str]] = []
     of_cfn_lint: dict[str, str] = {}
     for finding, reason in reasons.items():
@@ -77,14 +81,15 @@ def acknowledge(construct: IConstruct, reasons: Mapping[AuditFinding, str]) -> N
             if rule.startswith("CKV"):
                 of_checkov.append({"id": rule, "comment": reason})
             elif "-" in rule:
-                of_tree.append(cdk.Acknowledgment(id=rule, reason=reason))
+                of_tree[rule] = reason
             else:
                 of_cfn_lint[rule] = reason
+    node = node_of(construct)
     if of_tree:
-        cdk.Validations.of(construct).acknowledge(*of_tree)
+        _record(node, of_tree)
     if not of_checkov and not of_cfn_lint:
         return
-    resource = construct if isinstance(construct, cdk.CfnResource) else construct.node.default_child
+    resource = construct if isinstance(construct, cdk.CfnResource) else node.default_child
     assert isinstance(resource, cdk.CfnResource)
     if of_checkov:
         resource.add_metadata("checkov", {"skip": of_checkov})
@@ -99,13 +104,23 @@ def acknowledge_wildcards(construct: IConstruct, reasons: Mapping[str, str]) -> 
         construct: The role.
         reasons: To each resource, as the policy names it, why, and what bounds it.
     """
-    resources: list[object] = cdk.Stack.of(construct).resolve(list(reasons))
-    cdk.Validations.of(construct).acknowledge(
-        *(
-            cdk.Acknowledgment(id=f"AwsSolutions-IAM5[Resource::{_show(resource)}]", reason=reason)
+    resources: list[object] = stack_of(construct).resolve(list(reasons))
+    _record(
+        node_of(construct),
+        {
+            f"AwsSolutions-IAM5[Resource::{_show(resource)}]": reason
             for resource, reason in zip(resources, reasons.values(), strict=True)
-        )
+        },
     )
+
+
+def _record(node: Node, reasons: Mapping[str, str]) -> None:
+    """Note acknowledgements on a construct, all in one call.
+
+    As ``Validations.acknowledge`` does it one by one, each with a trace of the CDK's own calls; that it silences the
+    CDK's annotations besides, these rules have no use for.
+    """
+    node.add_metadata(_ACKNOWLEDGED, {f"Annotation::{rule}": reason for rule, reason in reasons.items()})
 
 
 def _show(value: Any) -> str:

@@ -22,9 +22,10 @@ from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.domain.product import Product
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge_wildcards
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
-from marketplace_constructs.infrastructure.function import runtime_function
+from marketplace_constructs.infrastructure.function import role_of, runtime_function
 from marketplace_constructs.infrastructure.seller import Seller
 from marketplace_constructs.infrastructure.table import sale_table
+from marketplace_constructs.infrastructure.tokens import hours, minutes, seconds_of, stack_of
 from marketplace_constructs.infrastructure.usage_plan import control_plane_arn, usage_plan_arn
 from marketplace_constructs.runtime.settings import (
     METRICS_NAMESPACE,
@@ -80,7 +81,7 @@ class Agreements(Construct):
         alarm_topic: sns.ITopic | None = None,
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
     ) -> None:
-        observe_every = cdk.Duration.hours(24) if observe_every is None else observe_every
+        observe_every = hours(24) if observe_every is None else observe_every
         refuse([*seller.problems(), *agreements_problems(observe_every)])
         super().__init__(scope, construct_id)
         self.product = product
@@ -133,8 +134,7 @@ class Agreements(Construct):
             (("DELETE", "GET"), [f"{each}/*" for each in members]),
         ):
             _allow(function, [f"apigateway:{action}" for action in actions], *resources)
-        role = function.role
-        assert role is not None
+        role = role_of(function)
         why = "the ids of buyers' keys are made at run time"
         acknowledge_wildcards(
             role,
@@ -168,8 +168,9 @@ class Agreements(Construct):
         return f"{control_plane_arn(self)}/apikeys"
 
     def _usage_plan_arns(self) -> list[str]:
-        plans = [self.usage_plan] if self.plans is None else [p.usage_plan for p in self.plans.usage_plans.values()]
-        return [usage_plan_arn(self, plan.usage_plan_id) for plan in plans]
+        if self.plans is None:
+            return [usage_plan_arn(self, self.settings.usage_plan_id)]
+        return [plan.usage_plan_arn for plan in self.plans.usage_plans.values()]
 
     def _members_arns(self) -> list[str]:
         return [f"{plan}/keys" for plan in self._usage_plan_arns()]
@@ -181,7 +182,7 @@ class Agreements(Construct):
                 namespace=METRICS_NAMESPACE,
                 metric_name=name,
                 dimensions_map=metrics_dimensions(self.settings.sale),
-                period=cdk.Duration.minutes(5),
+                period=minutes(5),
                 statistic="Sum",
             )
             for number, name in enumerate(_ATTENTION)
@@ -220,7 +221,7 @@ class Agreements(Construct):
             "Reconciliation",
             handler="marketplace_constructs.runtime.agreements.reconciliation.handler",
             description="Makes access match the agreements, every hour",
-            timeout=cdk.Duration.minutes(15),
+            timeout=minutes(15),
             memory_size=512,
             bounded_by="its schedule, one run an hour",
             settings=ReconciliationSettings(
@@ -229,7 +230,7 @@ class Agreements(Construct):
                 sender=seller.sender or "",
                 seller_name=seller.seller_name,
                 support_contact=seller.support_contact,
-                observe_every_hours=int(observe_every.to_hours()),
+                observe_every_hours=int(seconds_of(observe_every) or 0) // 3_600,
             ),
             dead_letter_queue=self.dead_letters.queue,
             removal_policy=removal_policy,
@@ -253,9 +254,7 @@ class Agreements(Construct):
             "Hourly",
             description="Starts the reconciliation of access with the agreements",
             # Plans change on whole hours; a minute later the clocks of all agree that it has begun.
-            schedule=events.Schedule.rate(cdk.Duration.hours(1))
-            if self.plans is None
-            else events.Schedule.cron(minute="1"),
+            schedule=events.Schedule.rate(hours(1)) if self.plans is None else events.Schedule.cron(minute="1"),
             targets=[events_targets.LambdaFunction(self.reconciliation, dead_letter_queue=self.dead_letters.queue)],
         )
         events.Rule(
@@ -269,7 +268,7 @@ class Agreements(Construct):
                 source=["aws.cloudformation"],
                 detail_type=["CloudFormation Stack Status Change"],
                 detail={
-                    "stack-id": [cdk.Stack.of(self).stack_id],
+                    "stack-id": [stack_of(self).stack_id],
                     "status-details": {"status": ["UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"]},
                 },
             ),
@@ -279,11 +278,11 @@ class Agreements(Construct):
 
 def agreements_problems(observe_every: cdk.Duration) -> Iterator[Problem]:
     """All that is wrong with the props of Agreements itself."""
-    hours = None if observe_every.is_unresolved() else observe_every.to_seconds() / 3600
-    if hours is None or not 1 <= hours <= _HOURS_A_DAY or hours % 1:
+    period = seconds_of(observe_every)
+    if period is None or not 3_600 <= period <= _HOURS_A_DAY * 3_600 or period % 3_600:
         yield Problem(
             "MP-AGREEMENT-01",
-            f"observe_every, got {'a token' if hours is None else f'{hours:g} h'}; expected 1 to 24 whole "
+            f"observe_every, got {'a token' if period is None else f'{period / 3_600:g} h'}; expected 1 to 24 whole "
             "hours, known at synthesis; leave it out for once a day",
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as cloudwatch_actions
 from aws_cdk import aws_sns as sns
@@ -13,6 +12,7 @@ from constructs import Construct
 
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge
+from marketplace_constructs.infrastructure.tokens import days, minutes
 
 QUEUE_KEY: Final = (
     "encrypted with SQS's own key; AWS's topics and event bus could not use a key of the account without a policy on "
@@ -46,11 +46,11 @@ class DeadLetters(Construct):
             "Queue",
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
-            retention_period=cdk.Duration.days(14),
+            retention_period=days(14),
         )
         acknowledge(self.queue, {Finding.CUSTOMER_KEY_OF_QUEUE: QUEUE_KEY})
         self.alarm = self.queue.metric_approximate_number_of_messages_visible(
-            period=cdk.Duration.minutes(5), statistic="Maximum"
+            period=minutes(5), statistic="Maximum"
         ).create_alarm(
             self,
             "Alarm",

@@ -16,6 +16,7 @@ from constructs import Construct
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcards
 from marketplace_constructs.infrastructure.alarms import runbook_alarm
+from marketplace_constructs.infrastructure.tokens import asked_once, minutes, seconds_of, service
 
 MAX_NAME: Final = 64
 """Characters of a stream's name. Source: botocore 1.44.5, firehose 2015-08-04, DeliveryStreamName (read 2026-11-22)."""
@@ -53,7 +54,7 @@ def delivery_stream(
     role = iam.Role(
         scope,
         "StreamRole",
-        assumed_by=iam.ServicePrincipal("firehose.amazonaws.com"),
+        assumed_by=service("firehose.amazonaws.com"),
         # Firehose looks at once whether it may; a policy of its own would come too late.
         inline_policies={
             "Deliver": iam.PolicyDocument(
@@ -85,7 +86,7 @@ def delivery_stream(
         extended_s3_destination_configuration=properties.ExtendedS3DestinationConfigurationProperty(
             bucket_arn=bucket.bucket_arn,
             buffering_hints=properties.BufferingHintsProperty(
-                interval_in_seconds=buffering.to_seconds(), size_in_m_bs=_BUFFER_MB
+                interval_in_seconds=seconds_of(buffering), size_in_m_bs=_BUFFER_MB
             ),
             cloud_watch_logging_options=properties.CloudWatchLoggingOptionsProperty(
                 enabled=True, log_group_name=errors.log_group_name, log_stream_name=log_stream.log_stream_name
@@ -122,10 +123,15 @@ def stream_metric(
     return cloudwatch.Metric(
         namespace="AWS/Firehose",
         metric_name=name,
-        dimensions_map={"DeliveryStreamName": stream.ref},
-        period=cdk.Duration.minutes(5) if period is None else period,
+        dimensions_map={"DeliveryStreamName": _ref(stream)},
+        period=minutes(5) if period is None else period,
         statistic=statistic,
     )
+
+
+@asked_once
+def _ref(stream: firehose.CfnDeliveryStream) -> str:
+    return stream.ref
 
 
 def stream_alarms(
@@ -140,7 +146,7 @@ def stream_alarms(
             "records": stream_metric(stream, "IncomingRecords", "Sum"),
             "record_limit": stream_metric(stream, "RecordsPerSecondLimit", "Minimum"),
         },
-        period=cdk.Duration.minutes(5),
+        period=minutes(5),
     )
     return [
         runbook_alarm(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
@@ -14,7 +16,13 @@ from marketplace_constructs import bundles
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 from marketplace_constructs.infrastructure.security_log import security_log
+from marketplace_constructs.infrastructure.tokens import identity, service
 from marketplace_constructs.runtime.settings import Settings
+
+_ROLES: Final[dict[str, iam.Role]] = {}
+_RUNTIME: Final = lambda_.Runtime.PYTHON_3_13
+# The bundles are pure Python, or built for it: the cheaper processor.
+_ARCHITECTURE: Final = lambda_.Architecture.ARM_64
 
 
 def runtime_function(
@@ -57,7 +65,7 @@ def runtime_function(
     """
     namespace = Construct(scope, construct_id)
     log_group = security_log(namespace, "Logs", removal_policy=removal_policy)
-    role = iam.Role(namespace, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+    role = iam.Role(namespace, "Role", assumed_by=service("lambda.amazonaws.com"))
     log_group.grant_write(role)
     acknowledge(
         role,
@@ -70,8 +78,7 @@ def runtime_function(
     function = lambda_.Function(
         namespace,
         "Function",
-        # The bundles are pure Python, or built for it: the cheaper processor.
-        architecture=lambda_.Architecture.ARM_64,
+        architecture=_ARCHITECTURE,
         code=lambda_.Code.from_asset(str(_bundle_path(scope, bundle))),
         dead_letter_queue=dead_letter_queue,
         description=description,
@@ -82,7 +89,7 @@ def runtime_function(
         memory_size=memory_size,
         reserved_concurrent_executions=reserved_concurrency,
         role=role,
-        runtime=lambda_.Runtime.PYTHON_3_13,
+        runtime=_RUNTIME,
         timeout=timeout,
         tracing=lambda_.Tracing.ACTIVE,
     )
@@ -106,9 +113,23 @@ def runtime_function(
         assert when_it_fails is not None
         reasons[Finding.FUNCTION_DEAD_LETTERS] = when_it_fails
     acknowledge(function, reasons)
+    _ROLES[identity(function)] = role
     return function
+
+
+def role_of(function: lambda_.Function) -> iam.IRole:
+    """The role of a function; of one that ``runtime_function`` made, nobody has to be asked for it."""
+    role = _ROLES.get(identity(function)) or function.role
+    assert role is not None
+    return role
 
 
 def _bundle_path(scope: Construct, bundle: bundles.Bundle) -> Path:
     is_here = bundle != "functions" and scope.node.try_get_context(bundles.CONTEXT) == "this-machine"
-    return bundles.bundle_path(bundle, bundles.this_machine() if is_here else bundles.LAMBDA)
+    return _built(bundle, bundles.this_machine() if is_here else bundles.LAMBDA)
+
+
+@cache
+def _built(bundle: bundles.Bundle, target: bundles.Target) -> Path:
+    """Asked for once, since a checkout reads all of its sources to know which bundle is theirs."""
+    return bundles.bundle_path(bundle, target)

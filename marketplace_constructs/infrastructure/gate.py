@@ -11,7 +11,6 @@ import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
-from aws_cdk import aws_iam as iam
 from constructs import Construct, IConstruct
 
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem, refuse
@@ -23,13 +22,21 @@ from marketplace_constructs.infrastructure.routes import (
     document_of,
     is_preflight,
     is_preflight_operation,
+    methods_below,
     methods_of,
     operations_of,
     properties_of,
     route_of,
 )
 from marketplace_constructs.infrastructure.table import sale_table
-from marketplace_constructs.infrastructure.tokens import is_token, validate_at_synthesis
+from marketplace_constructs.infrastructure.tokens import (
+    is_token,
+    seconds,
+    seconds_of,
+    service,
+    stack_of,
+    validate_at_synthesis,
+)
 from marketplace_constructs.runtime.settings import GateSettings
 
 _IDENTITY_SOURCES: Final = ("method.request.header.x-api-key", "context.httpMethod", "context.resourcePath")
@@ -84,11 +91,11 @@ class Gate(Construct):
         cache_ttl: cdk.Duration | None = None,
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
     ) -> None:
-        cache_ttl = cdk.Duration.seconds(60) if cache_ttl is None else cache_ttl
+        cache_ttl = seconds(60) if cache_ttl is None else cache_ttl
         refuse(gate_problems(free_routes, cache_ttl))
         super().__init__(scope, construct_id)
         self.free_routes = tuple(sorted(set(free_routes)))
-        self._ttl_seconds = int(cache_ttl.to_seconds())
+        self._ttl_seconds = int(seconds_of(cache_ttl) or 0)
         self.keys_table = sale_table(self, "Keys", partition_key="key_sha256", removal_policy=removal_policy)
         self.function = runtime_function(
             self,
@@ -96,7 +103,7 @@ class Gate(Construct):
             handler="marketplace_constructs.runtime.gate.handler",
             description="Answers which key may call which route of the API that is sold",
             # API Gateway waits for an authorizer for as long as for an integration; a buyer should not.
-            timeout=cdk.Duration.seconds(10),
+            timeout=seconds(10),
             memory_size=512,
             bounded_by="the sold API's throttle, and answers that API Gateway keeps",
             when_it_fails="API Gateway waits for the answer, and shuts the caller out where there is none",
@@ -132,8 +139,8 @@ class Gate(Construct):
             authorizer_id = "*"
         self.function.add_permission(
             "ApiGateway",
-            principal=iam.ServicePrincipal("apigateway.amazonaws.com"),
-            source_arn=cdk.Stack.of(self).format_arn(
+            principal=service("apigateway.amazonaws.com"),
+            source_arn=stack_of(self).format_arn(
                 service="execute-api",
                 resource=api.rest_api_id,
                 resource_name=f"authorizers/{authorizer_id}",
@@ -207,7 +214,11 @@ class Gate(Construct):
             rest_api_id=api.rest_api_id,
             type="REQUEST",
         )
-        cdk.Aspects.of(api).add(_Guard(authorizer.ref, self.free_routes), priority=cdk.AspectPriority.MUTATING)
+        authorizer_id = authorizer.ref
+        # On the API's resource alone: an Aspect is called for everything below its construct, across processes.
+        cdk.Aspects.of(cfn_rest_api(api) or api).add(
+            _Guard(api, authorizer_id, self.free_routes), priority=cdk.AspectPriority.MUTATING
+        )
         # A changed authorizer is not served before the next deployment; CDK looks at methods only.
         deployment.add_to_logical_id(
             {
@@ -215,11 +226,11 @@ class Gate(Construct):
                 "free_routes": list(self.free_routes),
             }
         )
-        validate_at_synthesis(self, lambda: list(self._method_problems(api, authorizer)))
+        validate_at_synthesis(self, lambda: list(self._method_problems(api, authorizer_id)))
         return authorizer
 
     def _authorizer_uri(self) -> str:
-        stack = cdk.Stack.of(self)
+        stack = stack_of(self)
         return (
             f"arn:{stack.partition}:apigateway:{stack.region}:lambda:path/2015-03-31/functions/"
             f"{self.function.function_arn}/invocations"
@@ -228,19 +239,24 @@ class Gate(Construct):
     def _is_open(self, route: str, operation: Operation) -> bool:
         return route in self.free_routes or is_preflight_operation(route, operation)
 
-    def _method_problems(self, api: apigateway.IRestApi, authorizer: apigateway.CfnAuthorizer) -> Iterator[Problem]:
-        """What the Aspect left as it was because it contradicts the gate, or never came to."""
+    def _method_problems(self, api: apigateway.IRestApi, authorizer_id: str) -> Iterator[Problem]:
+        """What the Aspect left as it was because it contradicts the gate, or missed; what it can, it guards now."""
         methods = methods_of(api)
         yield from self._free_route_problems({route for route, _ in methods if route is not None})
-        authorizer_id = authorizer.ref
         for route, method in methods:
-            if is_preflight(method) or route in self.free_routes:
+            if route in self.free_routes:
                 continue
             properties = properties_of(method)
+            if is_preflight(method, properties):
+                continue
             own_id, kind = properties.get("authorizerId"), properties.get("authorizationType")
             if properties.get("apiKeyRequired") is False:
                 yield _open_problem(route or method.node.path, "api_key_required=False")
             elif own_id is None and kind in {None, "NONE"}:
+                if method.node.path.startswith(f"{api.node.path}/"):
+                    # Another Aspect added it after the gate's had come by.
+                    _put_before(method, authorizer_id)
+                    continue
                 yield Problem(
                     "MP-GATE-06",
                     f"method {method.node.path}, got it defined outside the API's own tree; expected it "
@@ -250,8 +266,9 @@ class Gate(Construct):
             elif own_id != authorizer_id:
                 yield _authorizer_problem(route or method.node.path, str(kind))
         resource = cfn_rest_api(api)
-        if resource is not None and resource.api_key_source_type not in {None, "HEADER"}:
-            yield _key_source_problem(resource.api_key_source_type)
+        key_source = None if resource is None else resource.api_key_source_type
+        if key_source not in {None, "HEADER"}:
+            yield _key_source_problem(key_source)
 
     def _document_problems(self, api: apigateway.IRestApi) -> Iterator[Problem]:
         document = document_of(api)
@@ -259,7 +276,7 @@ class Gate(Construct):
             return
         problems = list(self._operation_problems(document))
         yield from problems
-        if problems or cdk.Stack.of(self).resolve(self.guard(document)) != document:
+        if problems or stack_of(self).resolve(self.guard(document)) != document:
             yield Problem(
                 "MP-GATE-07",
                 f"OpenAPI document of {api.node.path}, got it without the gate; expected the document that "
@@ -301,25 +318,33 @@ class Gate(Construct):
 
 @jsii.implements(cdk.IAspect)
 class _Guard:
-    """Gives methods the key and the authorizer as they are met, also those that were added after the gate.
+    """Gives the methods of an API the key and the authorizer, also those that were added after the gate.
 
     It changes no explicit choice; validation reports those that contradict the gate.
     """
 
-    def __init__(self, authorizer_id: str, free_routes: tuple[str, ...]) -> None:
+    def __init__(self, api: apigateway.IRestApi, authorizer_id: str, free_routes: tuple[str, ...]) -> None:
+        self._api = api
         self._authorizer_id = authorizer_id
         self._free_routes = free_routes
 
-    def visit(self, node: IConstruct) -> None:
-        if not isinstance(node, apigateway.CfnMethod) or is_preflight(node):
-            return
-        properties = properties_of(node)
-        if route_of(node) in self._free_routes or properties.get("apiKeyRequired") is False:
-            return
-        if properties.get("authorizerId") is None and properties.get("authorizationType") in {None, "NONE"}:
-            node.api_key_required = True
-            node.authorization_type = "CUSTOM"
-            node.authorizer_id = self._authorizer_id
+    def visit(self, _api: IConstruct) -> None:
+        for method in methods_below(self._api):
+            route, properties = route_of(method), properties_of(method)
+            if is_preflight(method, properties) or route in self._free_routes:
+                continue
+            if (
+                properties.get("apiKeyRequired") is not False
+                and properties.get("authorizerId") is None
+                and properties.get("authorizationType") in {None, "NONE"}
+            ):
+                _put_before(method, self._authorizer_id)
+
+
+def _put_before(method: apigateway.CfnMethod, authorizer_id: str) -> None:
+    method.api_key_required = True
+    method.authorization_type = "CUSTOM"
+    method.authorizer_id = authorizer_id
 
 
 @jsii.implements(cdk.IStableAnyProducer)
@@ -344,9 +369,9 @@ def gate_problems(free_routes: Sequence[str], cache_ttl: cdk.Duration) -> Iterat
         problem = route_problem(route, "free_routes")
         if problem is not None:
             yield problem
-    # Token.is_unresolved does not see into a Duration.
-    if cache_ttl.is_unresolved() or not 0 <= cache_ttl.to_milliseconds() <= _MAX_TTL_SECONDS * 1000:
-        got = "a token" if cache_ttl.is_unresolved() else f"{cache_ttl.to_milliseconds() / 1000:g} s"
+    ttl = seconds_of(cache_ttl)
+    if ttl is None or not 0 <= ttl <= _MAX_TTL_SECONDS:
+        got = "a token" if ttl is None else f"{ttl:g} s"
         yield Problem(
             "MP-GATE-01",
             f"cache_ttl of the gate, got {got}; expected 0 to {_MAX_TTL_SECONDS} s, known at synthesis; "

@@ -24,8 +24,16 @@ from marketplace_constructs.infrastructure.acknowledgements import AuditFinding 
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcards
 from marketplace_constructs.infrastructure.alarms import RUNBOOKS, runbook_alarm
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
-from marketplace_constructs.infrastructure.function import runtime_function
-from marketplace_constructs.infrastructure.tokens import resources_of_type, validate_at_synthesis
+from marketplace_constructs.infrastructure.function import role_of, runtime_function
+from marketplace_constructs.infrastructure.tokens import (
+    days,
+    identity,
+    minutes,
+    seconds,
+    seconds_of,
+    stack_of,
+    validate_at_synthesis,
+)
 from marketplace_constructs.infrastructure.usage_events import EVENTS_PREFIX
 from marketplace_constructs.runtime.settings import METRICS_NAMESPACE, MeterSettings, metrics_dimensions
 
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
     from marketplace_constructs.infrastructure.agreements import Agreements
     from marketplace_constructs.infrastructure.plans import Plans
 
+_METERS: Final[dict[str, list[Meter]]] = {}
+"""The meters of each app, by its identity."""
 DEFAULT_LINES_PER_HOUR: Final = 400_000
 _DEFAULT_RETENTION_DAYS: Final = 400
 LEDGER_PREFIX: Final = "ledger/"
@@ -138,7 +148,7 @@ class Meter(Construct):
         alarm_topic: sns.ITopic | None = None,
         removal_policy: cdk.RemovalPolicy = cdk.RemovalPolicy.RETAIN,
     ) -> None:
-        watermark = cdk.Duration.minutes(15) if watermark is None else watermark
+        watermark = minutes(15) if watermark is None else watermark
         rules = MeteringRules() if rules is None else rules
         refuse(
             [
@@ -165,7 +175,7 @@ class Meter(Construct):
             handler="marketplace_constructs.runtime.metering.meter.handler",
             description="Closes hours of the access log and reports usage to AWS Marketplace",
             bundle="meter",
-            timeout=cdk.Duration.minutes(15),
+            timeout=minutes(15),
             memory_size=size.memory_mb,
             ephemeral_storage_size=cdk.Size.mebibytes(size.storage_mb),
             reserved_concurrency=reserved_concurrency,
@@ -178,7 +188,7 @@ class Meter(Construct):
                 metering_region=product.metering_region,
                 dimensions=",".join(dimension.key for dimension in product.dimensions if dimension.is_usage),
                 sale=agreements.settings.sale,
-                stack=cdk.Stack.of(self).stack_name,
+                stack=stack_of(self).stack_name,
                 joins=joins,
                 facts_table=agreements.facts_table.table_name,
                 plans_table=plans.table.table_name,
@@ -188,7 +198,7 @@ class Meter(Construct):
                 log_prefix=access_log.prefix,
                 events_prefix=EVENTS_PREFIX if access_log.usage_events else "",
                 usage_events=",".join(access_log.usage_events.names) if access_log.usage_events else "",
-                watermark_minutes=int(watermark.to_minutes()),
+                watermark_minutes=int(seconds_of(watermark) or 0) // 60,
                 decimals=rules.decimals,
                 sends_zero=int(rules.sends_zero),
                 window_hours=rules.window // timedelta(hours=1),
@@ -206,9 +216,11 @@ class Meter(Construct):
             self,
             "Schedule",
             description="Starts the meter",
-            schedule=events.Schedule.rate(cdk.Duration.seconds(int(RUNS_EVERY.total_seconds()))),
+            schedule=events.Schedule.rate(seconds(int(RUNS_EVERY.total_seconds()))),
             targets=[events_targets.LambdaFunction(self.function, dead_letter_queue=self.dead_letters.queue)],
         )
+        self._app = identity(self.node.root)
+        _METERS.setdefault(self._app, []).append(self)
         validate_at_synthesis(self, lambda: list(self._twin_problems()))
         self.alarms = (self.dead_letters.alarm, *self._alarms(agreements, alarm_topic))
         """Each names its runbook."""
@@ -233,13 +245,11 @@ class Meter(Construct):
 
     def _twin_problems(self) -> Iterator[Problem]:
         product = self.product
-        for rule in resources_of_type(self.node.root, "AWS::Events::Rule"):
-            # A resource stands in CDK's rule, and that in ours.
-            owner = rule.node.scopes[-3] if len(rule.node.scopes) > 2 else None
-            if isinstance(owner, Meter) and owner.node.path != self.node.path and owner.product == product:
+        for other in _METERS[self._app]:
+            if other is not self and other.product == product:
                 yield Problem(
                     "MP-METER-15",
-                    f"meters of product {product.product_code}, got {self.node.path} and {owner.node.path}; expected "
+                    f"meters of product {product.product_code}, got {self.node.path} and {other.node.path}; expected "
                     "one per product, since each would close the hours that the other has lines of; sell all of the "
                     "product's routes by one API",
                 )
@@ -254,7 +264,7 @@ class Meter(Construct):
             "Ledger",
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             # One name per product and metering Region: a second ledger would bill everything a second time.
-            bucket_name=f"metering-ledger-{cdk.Stack.of(self).account}-{self.product.metering_region}-{product}",
+            bucket_name=f"metering-ledger-{stack_of(self).account}-{self.product.metering_region}-{product}",
             encryption=s3.BucketEncryption.S3_MANAGED,
             enforce_ssl=True,
             object_lock_default_retention=s3.ObjectLockRetention.governance(retention),
@@ -298,8 +308,7 @@ class Meter(Construct):
                         conditions={"StringEquals": {"aws:RequestedRegion": region}},
                     )
                 )
-        role = function.role
-        assert role is not None
+        role = role_of(function)
         acknowledge_wildcards(
             role,
             {
@@ -321,7 +330,7 @@ class Meter(Construct):
                     namespace=METRICS_NAMESPACE,
                     metric_name=watched.metric,
                     dimensions_map=metrics_dimensions(agreements.settings.sale),
-                    period=cdk.Duration.minutes(15),
+                    period=minutes(15),
                     statistic=watched.statistic,
                 ),
                 what=watched.what,
@@ -450,11 +459,11 @@ def meter_problems(
             f"{DEFAULT_LINES_PER_HOUR:,}",
         )
     ledger_retention = _or_default(ledger_retention)
-    days = None if ledger_retention.is_unresolved() else ledger_retention.to_seconds() / 86_400
-    if days is None or days not in _RETENTION_DAYS:
+    kept = seconds_of(ledger_retention)
+    if kept is None or kept / 86_400 not in _RETENTION_DAYS:
         yield Problem(
             "MP-METER-11",
-            f"ledger_retention, got {'a token' if days is None else f'{days:g} days'}; expected "
+            f"ledger_retention, got {'a token' if kept is None else f'{kept / 86_400:g} days'}; expected "
             f"{_RETENTION_DAYS[0]} to {_RETENTION_DAYS[-1]:,} whole days, known at synthesis, since AWS Marketplace "
             f"asks for a year; leave it out for {_DEFAULT_RETENTION_DAYS}",
         )
@@ -467,15 +476,15 @@ def meter_problems(
 
 
 def _or_default(ledger_retention: cdk.Duration | None) -> cdk.Duration:
-    return cdk.Duration.days(_DEFAULT_RETENTION_DAYS) if ledger_retention is None else ledger_retention
+    return days(_DEFAULT_RETENTION_DAYS) if ledger_retention is None else ledger_retention
 
 
 def _timing_problems(watermark: cdk.Duration, rules: MeteringRules) -> Iterator[Problem]:
-    minutes = None if watermark.is_unresolved() else watermark.to_seconds() / 60
-    if minutes is None or minutes not in _WATERMARK_MINUTES:
+    waits = seconds_of(watermark)
+    if waits is None or waits / 60 not in _WATERMARK_MINUTES:
         yield Problem(
             "MP-METER-13",
-            f"watermark, got {'a token' if minutes is None else f'{minutes:g} min'}; expected "
+            f"watermark, got {'a token' if waits is None else f'{waits / 60:g} min'}; expected "
             f"{_WATERMARK_MINUTES[0]} to {_WATERMARK_MINUTES[-1]} whole minutes, known at synthesis: longer than "
             "Firehose collects lines, and short against the day in which AWS takes usage; leave it out for 15",
         )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge
-from marketplace_constructs.infrastructure.tokens import resources_of_type, unknown_to_none, validate_at_synthesis
+from marketplace_constructs.infrastructure.tokens import (
+    resources_of_type,
+    service,
+    stack_of,
+    unknown_to_none,
+    validate_at_synthesis,
+)
 
 ROLE_NAME: Final = "ApiGatewayMarketplaceMeteringRole"
 """API Gateway finds the role by this name alone; nothing references its ARN.
@@ -41,7 +46,7 @@ class MeteringRole(iam.Role):
         super().__init__(
             scope,
             construct_id,
-            assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"),
+            assumed_by=service("apigateway.amazonaws.com"),
             description="Lets API Gateway report the usage of APIs that are sold on AWS Marketplace",
             inline_policies={
                 "Metering": iam.PolicyDocument(
@@ -76,7 +81,7 @@ class MeteringRole(iam.Role):
         return iam.Role.from_role_name(scope, construct_id, ROLE_NAME)
 
     def _problems(self) -> list[Problem]:
-        mine = unknown_to_none(cdk.Stack.of(self).account)
+        mine = unknown_to_none(stack_of(self).account)
         others = [
             node.node.path
             for node in resources_of_type(self.node.root, "AWS::IAM::Role")
@@ -84,7 +89,7 @@ class MeteringRole(iam.Role):
             and node.role_name == ROLE_NAME
             and node.node.path != f"{self.node.path}/Resource"
             # Stacks without an account are deployed to whichever the caller is signed in to: the same one.
-            and unknown_to_none(cdk.Stack.of(node).account) == mine
+            and unknown_to_none(stack_of(node).account) == mine
         ]
         if not others:
             return []

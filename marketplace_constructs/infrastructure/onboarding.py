@@ -25,7 +25,7 @@ from marketplace_constructs.infrastructure.agreements import Agreements
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.security_log import security_log
 from marketplace_constructs.infrastructure.seller import Seller
-from marketplace_constructs.infrastructure.tokens import is_token, resources_of_type
+from marketplace_constructs.infrastructure.tokens import is_token, minutes, resources_of_type, seconds, stack_of
 from marketplace_constructs.runtime.settings import OnboardingSettings
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Onboarding(Construct):
             handler="marketplace_constructs.runtime.onboarding.handler.handler",
             description="The page where buyers from AWS Marketplace register and get their key",
             # API Gateway waits for 29 s.
-            timeout=cdk.Duration.seconds(28),
+            timeout=seconds(28),
             memory_size=1024,
             bounded_by="the page's throttle",
             when_it_fails="API Gateway waits for the answer, and shows the buyer a page where there is none",
@@ -236,7 +236,7 @@ class Onboarding(Construct):
             "SigningSecretFunction",
             handler="marketplace_constructs.runtime.onboarding.signing_secret.handler",
             description="Makes a new secret for the sessions of the onboarding page",
-            timeout=cdk.Duration.minutes(1),
+            timeout=minutes(1),
             bounded_by="its schedule, every 30 days",
             when_it_fails="the secret in use stays, and Secrets Manager tries again",
             removal_policy=removal_policy,
@@ -252,7 +252,7 @@ class Onboarding(Construct):
             action="lambda:InvokeFunction",
             function_name=rotation.function_arn,
             principal="secretsmanager.amazonaws.com",
-            source_account=cdk.Stack.of(self).account,
+            source_account=stack_of(self).account,
         )
         schedule = secretsmanager.CfnRotationSchedule(
             secret,
@@ -299,9 +299,10 @@ class Onboarding(Construct):
         # CDK's own output would show a second address beside the fulfillment URL.
         api.node.try_remove_child("Endpoint")
         acknowledge(api, {Finding.API_REQUEST_VALIDATION: "the function answers a malformed form with a page to read"})
+        root = api.root
         for route in ROUTES:
             method, path = route.split(" ")
-            resource = api.root.resource_for_path(path)
+            resource = root.resource_for_path(path)
             acknowledge(
                 resource.add_method(method, integration),
                 {Finding.API_AUTHORIZATION: _SIGN_IN, Finding.API_USER_POOL: _SIGN_IN},
@@ -368,7 +369,7 @@ class _AccessLog:
     def visit(self, node: IConstruct) -> None:
         if not isinstance(node, apigateway.CfnStage):
             return
-        stack = cdk.Stack.of(node)
+        stack = stack_of(node)
         accounts = resources_of_type(stack, "AWS::ApiGateway::Account")
         if not accounts and not self._is_role_sure:
             cdk.Validations.of(self._onboarding).add_warning(

@@ -23,11 +23,11 @@ from marketplace_constructs.domain.product import Product
 from marketplace_constructs.domain.usage_plan import MAX_METHOD_THROTTLES, Period, Quota, Throttle
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Audit
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcards
-from marketplace_constructs.infrastructure.function import runtime_function
+from marketplace_constructs.infrastructure.function import role_of, runtime_function
 from marketplace_constructs.infrastructure.monetization import Monetization, checked_at, error_problems, finding_text
 from marketplace_constructs.infrastructure.routes import declared_routes, guarded_routes, policy_routes, unknown_routes
 from marketplace_constructs.infrastructure.table import sale_table
-from marketplace_constructs.infrastructure.tokens import validate_at_synthesis
+from marketplace_constructs.infrastructure.tokens import asked_once, minutes, validate_at_synthesis
 from marketplace_constructs.infrastructure.usage_plan import MarketplaceUsagePlan, throttle_key
 from marketplace_constructs.runtime.settings import PlansSettings
 
@@ -81,7 +81,7 @@ class Plans(Construct):
 
     def tables_arn(self) -> str:
         """What ``grant_read_tables`` is about."""
-        return self.tables_bucket.arn_for_objects(f"{TABLES_PREFIX}*")
+        return _tables_arn(self.tables_bucket)
 
     def allowed_routes(self) -> frozenset[str]:
         """The routes that the default plan allows, such as ``GET /v1/x``, as far as they are known by now."""
@@ -126,7 +126,7 @@ class Plans(Construct):
             "Function",
             handler="marketplace_constructs.runtime.plans.handler",
             description="Records which table of a plan holds from when on",
-            timeout=cdk.Duration.minutes(5),
+            timeout=minutes(5),
             bounded_by="the stack's own operations, one at a time",
             when_it_fails="CloudFormation waits for the answer, and fails the operation where there is none",
             settings=PlansSettings(plans_table=self.table.table_name, tables_bucket=self.tables_bucket.bucket_name),
@@ -134,8 +134,7 @@ class Plans(Construct):
         )
         self.table.grant(function, "dynamodb:PutItem", "dynamodb:Scan")
         iam.Grant.add_to_principal(grantee=function, actions=["s3:PutObject"], resource_arns=[self.tables_arn()])
-        role = function.role
-        assert role is not None
+        role = role_of(function)
         acknowledge_wildcards(
             role, {self.tables_arn(): "tables are named by their digest; it may write them, once each, and no more"}
         )
@@ -505,6 +504,11 @@ class _WarnWhenComplete:
                 cdk.Validations.of(self._plans).add_warning(
                     f"marketplace-constructs:{finding.issue_code}", f"{finding.issue_code}: {finding_text(finding)}"
                 )
+
+
+@asked_once
+def _tables_arn(bucket: s3.Bucket) -> str:
+    return bucket.arn_for_objects(f"{TABLES_PREFIX}*")
 
 
 def _packed(table: PlanTable) -> str:

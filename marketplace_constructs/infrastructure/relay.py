@@ -12,7 +12,7 @@ from constructs import Construct
 from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge
-from marketplace_constructs.infrastructure.tokens import is_token, resources_of_type, unknown_to_none
+from marketplace_constructs.infrastructure.tokens import is_token, resources_of_type, stack_of, unknown_to_none
 
 _HOME: Final = "marketplace-constructs:relay-home"
 _REGION: Final = "us-east-1"
@@ -74,7 +74,7 @@ class SubscriptionRelayStack(cdk.Stack):
 
 def has_relay(home: cdk.Stack) -> bool:
     """Whether the app has a relay for a stack."""
-    stacks = {cdk.Stack.of(rule) for rule in resources_of_type(home.node.root, "AWS::Events::Rule")}
+    stacks = {stack_of(rule) for rule in resources_of_type(home.node.root, "AWS::Events::Rule")}
     return any(
         entry.type == _HOME and entry.data == home.node.path
         for stack in stacks

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
+from constructs import IConstruct
 
 from marketplace_constructs.domain.usage_plan import METHODS
-from marketplace_constructs.infrastructure.tokens import identity, resources_of_type
+from marketplace_constructs.infrastructure.tokens import asked_once, identity, node_of, resources_of_type, stack_of
 from marketplace_constructs.policy.patterns import ANY, Route, expanded
 
 Operation = dict[str, object]
@@ -19,18 +19,19 @@ _ANY: Final = "x-amazon-apigateway-any-method"
 _INTEGRATION: Final = "x-amazon-apigateway-integration"
 _COMPRESSION: Final = "x-amazon-apigateway-minimum-compression-size"
 _HEADER: Final = "method.request.header."
-_RESOURCES: Final[dict[str, apigateway.CfnRestApi | None]] = {}
-_ROUTES: Final[dict[str, str | None]] = {}
-_API_IDS: Final[dict[str, str]] = {}
 
 
+@asked_once
 def cfn_rest_api(api: apigateway.IRestApi) -> apigateway.CfnRestApi | None:
     """The resource behind an API; None for an imported one."""
-    key = identity(api)
-    if key not in _RESOURCES:
-        resource = api.node.default_child
-        _RESOURCES[key] = resource if isinstance(resource, apigateway.CfnRestApi) else None
-    return _RESOURCES[key]
+    resource = node_of(api).default_child
+    return resource if isinstance(resource, apigateway.CfnRestApi) else None
+
+
+@asked_once
+def api_id(api: apigateway.IRestApi) -> str:
+    """The id of an API, a token."""
+    return api.rest_api_id
 
 
 def document_of(api: apigateway.IRestApi) -> dict[str, object] | None:
@@ -38,29 +39,34 @@ def document_of(api: apigateway.IRestApi) -> dict[str, object] | None:
     resource = cfn_rest_api(api)
     if resource is None or resource.body is None:
         return None
-    document = cdk.Stack.of(api).resolve(resource.body)
+    document = stack_of(api).resolve(resource.body)
     return document if isinstance(document, dict) else None
 
 
 def methods_of(api: apigateway.IRestApi) -> list[tuple[str | None, apigateway.CfnMethod]]:
     """Each method of an API with its route, such as ``GET /v1/x``; a bare CfnMethod's is not known."""
-    stack = cdk.Stack.of(api)
-    found = resources_of_type(stack, "AWS::ApiGateway::Method")
-    methods = [method for method in found if isinstance(method, apigateway.CfnMethod)]
-    own_id, *ids = stack.resolve([api.rest_api_id, *map(_api_id, methods)])
-    return [(route_of(method), method) for method, id_ in zip(methods, ids, strict=True) if id_ == own_id]
+    stack = stack_of(api)
+    methods = methods_below(stack)
+    # What add_method defined in the API's own tree is its own; of others alone it has to be asked.
+    own = {identity(method) for method in methods_below(api) if route_of(method) is not None}
+    others = [method for method in methods if identity(method) not in own]
+    if others:
+        own_id, *ids = stack.resolve([api_id(api), *map(_id_of_its_api, others)])
+        own.update(identity(method) for method, id_ in zip(others, ids, strict=True) if id_ == own_id)
+    return [(route_of(method), method) for method in methods if identity(method) in own]
 
 
+def methods_below(scope: IConstruct) -> list[apigateway.CfnMethod]:
+    """The methods in a tree."""
+    found = resources_of_type(scope, "AWS::ApiGateway::Method")
+    return [method for method in found if isinstance(method, apigateway.CfnMethod)]
+
+
+@asked_once
 def route_of(method: apigateway.CfnMethod) -> str | None:
-    """The route of a method that was defined by ``add_method``; None for a bare CfnMethod.
-
-    Asked once of each method, since each member of a construct that is read costs a call to another process.
-    """
-    key = identity(method)
-    if key not in _ROUTES:
-        owner = method.node.scope
-        _ROUTES[key] = _route(owner) if isinstance(owner, apigateway.Method) else None
-    return _ROUTES[key]
+    """The route of a method that was defined by ``add_method``; None for a bare CfnMethod."""
+    owner = method.node.scope
+    return _route(owner) if isinstance(owner, apigateway.Method) else None
 
 
 def properties_of(method: apigateway.CfnMethod) -> Mapping[str, Any]:
@@ -68,12 +74,16 @@ def properties_of(method: apigateway.CfnMethod) -> Mapping[str, Any]:
     return method._cfn_properties  # noqa: SLF001 - protected, for whoever looks at what will be synthesized
 
 
-def is_preflight(method: apigateway.CfnMethod) -> bool:
-    """Whether a browser's CORS preflight is answered by it: OPTIONS with a mock integration."""
-    route = route_of(method)
-    if not (route.startswith("OPTIONS ") if route else method.http_method == "OPTIONS"):
+def is_preflight(method: apigateway.CfnMethod, properties: Mapping[str, Any]) -> bool:
+    """Whether a browser's CORS preflight is answered by it: OPTIONS with a mock integration.
+
+    Args:
+        method: The method.
+        properties: As ``properties_of`` read them.
+    """
+    if properties.get("httpMethod") != "OPTIONS":
         return False
-    integration = cdk.Stack.of(method).resolve(properties_of(method).get("integration"))
+    integration = stack_of(method).resolve(properties.get("integration"))
     return isinstance(integration, dict) and integration.get("type") == "MOCK"
 
 
@@ -134,7 +144,11 @@ def guarded_routes(api: apigateway.IRestApi, free_routes: Iterable[str] = ()) ->
     """
     document = document_of(api)
     known = (
-        [route for route, method in methods_of(api) if route is not None and not is_preflight(method)]
+        [
+            route
+            for route, method in methods_of(api)
+            if route is not None and not is_preflight(method, properties_of(method))
+        ]
         if document is None
         else [route for route, operation in operations_of(document) if not is_preflight_operation(route, operation)]
     )
@@ -161,7 +175,7 @@ def _described(api: apigateway.IRestApi) -> dict[str, object]:
     """The methods of an API that is defined by constructs, as an OpenAPI document of them would say it."""
     known = [(route, method) for route, method in methods_of(api) if route is not None]
     # Resolved together, since each question goes to another process.
-    resolved = cdk.Stack.of(api).resolve(
+    resolved = stack_of(api).resolve(
         [
             {
                 "integration": properties.get("integration"),
@@ -185,13 +199,11 @@ def _described(api: apigateway.IRestApi) -> dict[str, object]:
     return {"openapi": "3.0.3", "paths": paths, **({_COMPRESSION: 0} if is_compressed else {})}
 
 
-def _api_id(method: apigateway.CfnMethod) -> str:
-    """The id of a method's API, a token; asked once, as the route is."""
-    key = identity(method)
-    if key not in _API_IDS:
-        _API_IDS[key] = method.rest_api_id
-    return _API_IDS[key]
+@asked_once
+def _id_of_its_api(method: apigateway.CfnMethod) -> str:
+    return method.rest_api_id
 
 
+@asked_once
 def _route(method: apigateway.Method) -> str:
     return f"{method.http_method} {method.resource.path}"

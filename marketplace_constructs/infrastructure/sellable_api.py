@@ -31,7 +31,7 @@ from marketplace_constructs.infrastructure.onboarding import (
 from marketplace_constructs.infrastructure.routes import cfn_rest_api, routes_of
 from marketplace_constructs.infrastructure.seller import Seller
 from marketplace_constructs.infrastructure.subscription_events import SubscriptionEvents
-from marketplace_constructs.infrastructure.tokens import is_token
+from marketplace_constructs.infrastructure.tokens import hours, identity, is_token, seconds, stack_of
 from marketplace_constructs.infrastructure.usage_plan import MarketplaceUsagePlan
 
 if TYPE_CHECKING:
@@ -197,8 +197,8 @@ class SellableApi(Construct):
                 ),
                 *seller.problems(),
                 *limits_problems(throttle, quota, method_throttles or {}),
-                *gate_problems(free_routes, gate_cache_ttl or cdk.Duration.seconds(60)),
-                *agreements_problems(observe_every or cdk.Duration.hours(24)),
+                *gate_problems(free_routes, gate_cache_ttl or seconds(60)),
+                *agreements_problems(observe_every or hours(24)),
                 *onboarding_problems(
                     example_route=example_route or "GET /",
                     throttle=onboarding_throttle or DEFAULT_THROTTLE,
@@ -418,7 +418,7 @@ def _stage_of(api: apigateway.IRestApi) -> apigateway.Stage | None:
 
 
 def _stage_url(stage: apigateway.Stage) -> str:
-    stack = cdk.Stack.of(stage)
+    stack = stack_of(stage)
     host = f"{stage.rest_api.rest_api_id}.execute-api.{stack.region}.{stack.url_suffix}"
     return f"https://{host}/{stage.stage_name}"
 
@@ -435,7 +435,7 @@ def _api_problems(
     deployment: apigateway.Deployment | None,
     stage: apigateway.Stage | None,
 ) -> Iterator[Problem]:
-    stack = cdk.Stack.of(scope)
+    stack = stack_of(scope)
     resource = cfn_rest_api(api)
     if stack.nested:
         yield Problem(
@@ -452,21 +452,21 @@ def _api_problems(
             "with SpecRestApi from gate.guard(document)",
         )
         return
-    if cdk.Stack.of(api) is not stack:
+    if stack_of(api) is not stack:
         yield Problem(
             "MP-SALE-02",
-            f"api {api.node.path}, got an API of stack {cdk.Stack.of(api).node.path}; expected one of "
+            f"api {api.node.path}, got an API of stack {stack_of(api).node.path}; expected one of "
             f"{stack.node.path}, since two stacks would depend on each other; define SellableApi in the "
             "API's stack",
         )
-    if deployment is None or deployment.api.node.path != api.node.path:
+    if deployment is None or identity(deployment.api) != identity(api):
         yield Problem(
             "MP-SALE-04",
             f"deployment of {api.node.path}, got {'none' if deployment is None else 'one of another API'}; "
             "expected the API's, whose id has to change with the gate; give deployment= the Deployment that "
             "you make with deploy=False",
         )
-    if stage is None or stage.rest_api.node.path != api.node.path:
+    if stage is None or identity(stage.rest_api) != identity(api):
         yield Problem(
             "MP-SALE-05",
             f"stage of {api.node.path}, got {'none' if stage is None else 'one of another API'}; expected "
@@ -497,10 +497,10 @@ def _gate_choice_problems(
             "free_routes or gate_cache_ttl, got them together with gate; expected one or the other; give "
             "them to the Gate",
         )
-    if cdk.Stack.of(gate) is not cdk.Stack.of(scope):
+    if stack_of(gate) is not stack_of(scope):
         yield Problem(
             "MP-SALE-11",
-            f"gate {gate.node.path}, got one of stack {cdk.Stack.of(gate).node.path}; expected one of the "
+            f"gate {gate.node.path}, got one of stack {stack_of(gate).node.path}; expected one of the "
             "stack of SellableApi; define it there",
         )
 

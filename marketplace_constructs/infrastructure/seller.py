@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem
+from marketplace_constructs.infrastructure.tokens import stack_of
 
 if TYPE_CHECKING:
     from aws_cdk import aws_ses as ses
@@ -73,7 +73,7 @@ class Seller:
         if self.sender is None:
             return
         arn = (
-            cdk.Stack.of(scope).format_arn(service="ses", resource="identity", resource_name=self.sender)
+            stack_of(scope).format_arn(service="ses", resource="identity", resource_name=self.sender)
             if self.sender_identity is None
             else self.sender_identity.email_identity_arn
         )

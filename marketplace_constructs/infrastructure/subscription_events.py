@@ -20,7 +20,7 @@ from marketplace_constructs.infrastructure.agreements import Agreements
 from marketplace_constructs.infrastructure.dead_letters import QUEUE_KEY, DeadLetters
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.relay import has_relay
-from marketplace_constructs.infrastructure.tokens import is_token
+from marketplace_constructs.infrastructure.tokens import days, is_token, seconds, service, stack_of
 
 MARKETPLACE_REGION: Final = "us-east-1"
 """Where AWS Marketplace's topics and agreement events are.
@@ -33,8 +33,8 @@ _TOPIC_OWNER: Final = "287250355862"
 Source: aws-samples/aws-marketplace-serverless-saas-integration, the one account that it allows
 (read 2026-11-21)."""
 
-_FUNCTION_TIMEOUT: Final = cdk.Duration.seconds(60)
-_VISIBILITY_TIMEOUT: Final = cdk.Duration.seconds(360)
+_FUNCTION_TIMEOUT: Final = seconds(60)
+_VISIBILITY_TIMEOUT: Final = seconds(360)
 """Six times the function's time, so that no message is handled twice at once.
 
 Source: Lambda developer guide, Using Lambda with Amazon SQS (read 2026-11-21)."""
@@ -87,7 +87,7 @@ class SubscriptionEvents(Construct):
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
             # Shorter than the dead letters', whose clock starts when a message is first sent.
-            retention_period=cdk.Duration.days(4),
+            retention_period=days(4),
             visibility_timeout=_VISIBILITY_TIMEOUT,
         )
         acknowledge(self.queue, {Finding.CUSTOMER_KEY_OF_QUEUE: QUEUE_KEY})
@@ -127,7 +127,7 @@ class SubscriptionEvents(Construct):
         return self.dead_letters.queue.metric_approximate_number_of_messages_visible(period=period, statistic=statistic)
 
     def _subscribe_to_topics(self, agreements: Agreements) -> None:
-        stack = cdk.Stack.of(self)
+        stack = stack_of(self)
         product = agreements.product
         names = {"Subscription": "subscription"}
         if product.pricing_model.has_contract:
@@ -141,7 +141,7 @@ class SubscriptionEvents(Construct):
             iam.PolicyStatement(
                 actions=["sqs:SendMessage"],
                 conditions={"ArnEquals": {"aws:SourceArn": list(topic_arns.values())}},
-                principals=[iam.ServicePrincipal("sns.amazonaws.com")],
+                principals=[service("sns.amazonaws.com")],
                 resources=[self.queue.queue_arn],
             )
         )
@@ -168,7 +168,7 @@ class SubscriptionEvents(Construct):
             event_pattern=events.EventPattern(source=["aws.agreement-marketplace"]),
             targets=[events_targets.SqsQueue(self.queue, dead_letter_queue=self.dead_letters.queue)],
         )
-        if cdk.Stack.of(self).region != MARKETPLACE_REGION:
+        if stack_of(self).region != MARKETPLACE_REGION:
             queue = self.queue.node.default_child
             assert queue is not None
             # The queue alone: an Aspect is called for everything below its construct.
@@ -184,7 +184,7 @@ class _WarnWithoutRelay:
 
     def visit(self, _queue: IConstruct) -> None:
         node = self._subscription_events
-        home = cdk.Stack.of(node)
+        home = stack_of(node)
         if is_token(home.region):
             cdk.Validations.of(node).add_warning(
                 "marketplace-constructs:MP-EVENTS-01",

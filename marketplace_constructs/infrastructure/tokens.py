@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from typing import TypeVar
 
 import aws_cdk as cdk
 import jsii
-from constructs import Construct, IConstruct, IValidation
+from aws_cdk import aws_iam as iam
+from constructs import Construct, IConstruct, IValidation, Node
 
 from marketplace_constructs.domain.errors import Problem
+
+_C = TypeVar("_C", bound=IConstruct)
+_T = TypeVar("_T")
 
 
 def is_token(value: object) -> bool:
@@ -30,12 +36,76 @@ def identity(construct: IConstruct) -> str:
     return reference
 
 
+def asked_once(ask: Callable[[_C], _T]) -> Callable[[_C], _T]:
+    """Remembers what does not change of a construct: each question costs a call to another process."""
+    answers: dict[str, _T] = {}
+
+    @wraps(ask)
+    def remembered(construct: _C) -> _T:
+        key = identity(construct)
+        if key not in answers:
+            answers[key] = ask(construct)
+        return answers[key]
+
+    return remembered
+
+
+@asked_once
+def stack_of(construct: IConstruct) -> cdk.Stack:
+    """The stack of a construct."""
+    return cdk.Stack.of(construct)
+
+
+@asked_once
+def node_of(construct: IConstruct) -> Node:
+    """The node of a construct."""
+    return construct.node
+
+
+@cache
+def seconds(number: int) -> cdk.Duration:
+    """So many seconds, made once."""
+    return cdk.Duration.seconds(number)
+
+
+def minutes(number: int) -> cdk.Duration:
+    """So many minutes, made once."""
+    return seconds(60 * number)
+
+
+def hours(number: int) -> cdk.Duration:
+    """So many hours, made once."""
+    return seconds(3_600 * number)
+
+
+def days(number: int) -> cdk.Duration:
+    """So many days, made once."""
+    return seconds(86_400 * number)
+
+
+@cache
+def seconds_of(duration: cdk.Duration) -> float | None:
+    """How long that is; None for a token, which ``Token.is_unresolved`` does not see in a Duration."""
+    return None if duration.is_unresolved() else duration.to_milliseconds() / 1000
+
+
+@cache
+def service(name: str) -> iam.ServicePrincipal:
+    """The principal of a service, such as ``lambda.amazonaws.com``, made once."""
+    return iam.ServicePrincipal(name)
+
+
 def resources_of_type(scope: IConstruct, name: str) -> list[IConstruct]:
     """The resources of a type in a tree, such as ``AWS::IAM::Role``.
 
     Here every construct costs a call and a proxy, which ``find_all`` makes for the whole tree.
     """
-    return cdk.ConstructSelector.resources_of_type(name).select(scope)
+    return _selector(name).select(scope)
+
+
+@cache
+def _selector(name: str) -> cdk.IConstructSelector:
+    return cdk.ConstructSelector.resources_of_type(name)
 
 
 @jsii.implements(IValidation)
@@ -52,4 +122,4 @@ class LazyValidation:
 
 def validate_at_synthesis(construct: Construct, problems: Callable[[], Sequence[Problem]]) -> None:
     """Have synthesis ask the function for problems, and fail where there are any."""
-    construct.node.add_validation(LazyValidation(problems))
+    node_of(construct).add_validation(LazyValidation(problems))

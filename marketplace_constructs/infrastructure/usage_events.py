@@ -18,6 +18,7 @@ from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 from marketplace_constructs.infrastructure.alarms import RUNBOOKS
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.delivery_stream import MAX_NAME, delivery_stream, stream_alarms
+from marketplace_constructs.infrastructure.tokens import service
 
 EVENTS_PREFIX: Final = "usage-events/"
 
@@ -82,7 +83,7 @@ class UsageEvents(Construct):
         role = iam.Role(
             self,
             "RuleRole",
-            assumed_by=iam.ServicePrincipal("events.amazonaws.com"),
+            assumed_by=service("events.amazonaws.com"),
             inline_policies={
                 "Deliver": iam.PolicyDocument(
                     statements=[
@@ -119,7 +120,7 @@ class UsageEvents(Construct):
         )
         self.dead_letters.queue.add_to_resource_policy(
             iam.PolicyStatement(
-                principals=[iam.ServicePrincipal("events.amazonaws.com")],
+                principals=[service("events.amazonaws.com")],
                 actions=["sqs:SendMessage"],
                 resources=[self.dead_letters.queue.queue_arn],
                 conditions={"ArnEquals": {"aws:SourceArn": rule.attr_arn}},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Final
 
 import aws_cdk as cdk
@@ -15,9 +14,11 @@ from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.domain.product import Product
 from marketplace_constructs.domain.usage_plan import Quota, Throttle, limits_problems
 from marketplace_constructs.infrastructure.function import runtime_function
-from marketplace_constructs.infrastructure.routes import routes_of
-from marketplace_constructs.infrastructure.tokens import resources_of_type, validate_at_synthesis
+from marketplace_constructs.infrastructure.routes import api_id, routes_of
+from marketplace_constructs.infrastructure.tokens import asked_once, identity, minutes, stack_of, validate_at_synthesis
 
+_LAST_PLANS: Final[dict[str, MarketplaceUsagePlan]] = {}
+"""The plan that was defined last, by the identity of its stack."""
 RESOURCE_TYPE: Final = "Custom::MarketplaceProductCode"
 
 
@@ -72,7 +73,7 @@ class MarketplaceUsagePlan(Construct):
         super().__init__(scope, construct_id)
         earlier = self._earlier_plan()
         self.product = product
-        self._api_id, self._stage_name = api.rest_api_id, stage.stage_name
+        self._api_id, self._stage_name = api_id(api), _stage_name(stage)
         self.usage_plan = apigateway.UsagePlan(
             self,
             "Plan",
@@ -135,13 +136,13 @@ class MarketplaceUsagePlan(Construct):
         return iam.Grant.add_to_principal(grantee=grantee, actions=list(actions), resource_arns=[self.usage_plan_arn])
 
     def _set_product_code(self, product_code: str, removal_policy: cdk.RemovalPolicy) -> None:
-        stack = cdk.Stack.of(self)
+        stack = stack_of(self)
         function = runtime_function(
             self,
             "ProductCodeFunction",
             handler="marketplace_constructs.runtime.usage_plan.handler",
             description="Sets the AWS Marketplace product code of a usage plan",
-            timeout=cdk.Duration.minutes(15),
+            timeout=minutes(15),
             bounded_by="the stack's own operations, one at a time",
             when_it_fails="CloudFormation waits for the answer, and fails the operation where there is none",
             removal_policy=removal_policy,
@@ -160,18 +161,26 @@ class MarketplaceUsagePlan(Construct):
         )
 
     def _earlier_plan(self) -> MarketplaceUsagePlan | None:
-        """The one that was defined last."""
-        plans = resources_of_type(cdk.Stack.of(self), "AWS::ApiGateway::UsagePlan")
-        # A resource stands in CDK's plan, and that in ours.
-        owners = (plan.node.scopes[-3] for plan in reversed(plans))
-        return next((owner for owner in owners if isinstance(owner, MarketplaceUsagePlan)), None)
+        """The one of the stack that was defined last."""
+        stack = identity(stack_of(self))
+        earlier = _LAST_PLANS.get(stack)
+        _LAST_PLANS[stack] = self
+        return earlier
 
 
-@cache
 def control_plane_arn(scope: Construct) -> str:
     """What ARNs of API Gateway's control plane in the stack's Region begin with; they have no account."""
-    stack = cdk.Stack.of(scope)
+    return _control_plane_arn(stack_of(scope))
+
+
+@asked_once
+def _control_plane_arn(stack: cdk.Stack) -> str:
     return f"arn:{stack.partition}:apigateway:{stack.region}::"
+
+
+@asked_once
+def _stage_name(stage: apigateway.Stage) -> str:
+    return stage.stage_name
 
 
 def usage_plan_arn(scope: Construct, usage_plan_id: str) -> str:
