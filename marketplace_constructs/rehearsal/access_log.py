@@ -1,4 +1,4 @@
-"""API Gateway's access log and the Firehose stream that it goes to: played here, because the local AWS writes no log.
+"""API Gateway's access log and the Firehose streams of a sale: played here, because the local AWS writes no log.
 
 A stage's line is rendered from the format that is deployed, and its records go where the deployed stream says: to its
 bucket, under its prefix, compressed as it is set, where its role may put them. A file lies under the UTC hour in which
@@ -111,6 +111,7 @@ class _Stream:
     is_compressed: bool
     interval: timedelta
     role_arn: str
+    ends_records: bool
     since: datetime | None = None
     records: list[bytes] = field(default_factory=list)
     waiting: list[LogFile] = field(default_factory=list)
@@ -216,6 +217,12 @@ class AccessLogs:
                 if logged == api_id:
                     self._arrive(stream, record, self._clock())
 
+    def record(self, stream: str, record: bytes) -> None:
+        """Let a record arrive that somebody else has put, such as a rule of EventBridge."""
+        with self._lock:
+            found = self._described(stream)
+            self._arrive(found, record + b"\n" if found.ends_records else record, self._clock())
+
     def duplicate(self, *, times: int = 1) -> None:
         """Put each of the next files twice, under two names."""
         self._twice += times
@@ -271,6 +278,9 @@ class AccessLogs:
                 f"the stream of an access log, got the name {name}; expected {STREAM_NAME_PREFIX}…, since API Gateway "
                 "writes to no other; name it so",
             )
+        return self._described(name)
+
+    def _described(self, name: str) -> _Stream:
         described: dict[str, Any] = self._aws.client("firehose").describe_delivery_stream(DeliveryStreamName=name)
         (destination,) = described["DeliveryStreamDescription"]["Destinations"]
         settings = destination["ExtendedS3DestinationDescription"]
@@ -281,6 +291,10 @@ class AccessLogs:
             is_compressed=settings["CompressionFormat"] == "GZIP",
             interval=timedelta(seconds=settings["BufferingHints"]["IntervalInSeconds"]),
             role_arn=settings["RoleARN"],
+            ends_records=any(
+                processor["Type"] == "AppendDelimiterToRecord"
+                for processor in settings.get("ProcessingConfiguration", {}).get("Processors", ())
+            ),
         )
         # A stack that is updated goes on with what has arrived.
         return self._streams.setdefault(name, stream)

@@ -4,12 +4,15 @@ Notifications go to whatever the stack subscribed to the product's SNS topics. A
 the rules that were deployed: EventBridge says whether a rule's own pattern matches, and only then does the
 envelope go to the rule's queues. No pattern is widened for it, because the emulator, like AWS, lets nobody
 send events of ``aws.*``. A queue whose policy does not admit the topic or rule gets nothing, as on AWS.
+
+Usage events of the seller's own backends go the same way from their bus to a Firehose stream, which the emulator's
+EventBridge does not know as a target.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -21,12 +24,17 @@ from marketplace_constructs.rehearsal.marketplace import EventBridgeEvent, Notif
 class EventDelivery:
     """Brings notifications to whoever was deployed to hear them.
 
+    Args:
+        aws: Where the stacks are deployed.
+        to_stream: Takes a record that a Firehose stream of this name gets.
+
     Attributes:
         unheard: Notifications that reached no queue, oldest first; AWS would not complain about them either.
     """
 
-    def __init__(self, aws: LocalAws) -> None:
+    def __init__(self, aws: LocalAws, *, to_stream: Callable[[str, bytes], None]) -> None:
         self._aws: Final = aws
+        self._to_stream: Final = to_stream
         self.unheard: list[Notification] = []
 
     def publish(self, notification: Notification) -> None:
@@ -35,7 +43,7 @@ class EventDelivery:
             case SnsMessage():
                 reached = self._publish_message(notification)
             case EventBridgeEvent():
-                reached = self._put_event(notification)
+                reached = self.put_event(notification.envelope)
         if not reached:
             self.unheard.append(notification)
 
@@ -57,20 +65,35 @@ class EventDelivery:
             reached += self._send(subscription["Endpoint"], body, service="sns.amazonaws.com", source=message.topic_arn)
         return reached
 
-    def _put_event(self, event: EventBridgeEvent) -> int:
+    def put_event(self, envelope: Mapping[str, object], *, bus: str = "default") -> int:
+        """Show an event to the rules of a bus; how many targets it reached."""
         events = self._aws.client("events")
-        text = json.dumps(event.envelope)
+        text = json.dumps(envelope)
         reached = 0
-        for rule in (rule for page in events.get_paginator("list_rules").paginate() for rule in page["Rules"]):
+        pages = events.get_paginator("list_rules").paginate(EventBusName=bus)
+        for rule in (rule for page in pages for rule in page["Rules"]):
             pattern = rule.get("EventPattern")
             if rule["State"] != "ENABLED" or not pattern:
                 continue
             if not events.test_event_pattern(EventPattern=pattern, Event=text)["Result"]:
                 continue
-            for target in events.list_targets_by_rule(Rule=rule["Name"])["Targets"]:
-                if target["Arn"].split(":")[2] == "sqs":
-                    reached += self._send(target["Arn"], text, service="events.amazonaws.com", source=rule["Arn"])
+            for target in events.list_targets_by_rule(Rule=rule["Name"], EventBusName=bus)["Targets"]:
+                match target["Arn"].split(":")[2]:
+                    case "sqs":
+                        reached += self._send(target["Arn"], text, service="events.amazonaws.com", source=rule["Arn"])
+                    case "firehose":
+                        reached += self._put_record(target, text)
         return reached
+
+    def _put_record(self, target: Mapping[str, Any], text: str) -> int:
+        """Give a stream a record, where the target's role may."""
+        answer = self._aws.client("iam").simulate_principal_policy(
+            PolicySourceArn=target["RoleArn"], ActionNames=["firehose:PutRecord"], ResourceArns=[target["Arn"]]
+        )
+        if any(result["EvalDecision"] != "allowed" for result in answer["EvaluationResults"]):
+            return 0
+        self._to_stream(target["Arn"].rpartition("/")[2], text.encode())
+        return 1
 
     def _send(self, queue_arn: str, body: str, *, service: str, source: str) -> int:
         sqs = self._aws.client("sqs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -273,6 +274,32 @@ class Stage:
                 "--serve",
             )
 
+    def put_usage_event(self, sale: Sale, detail: Mapping[str, object]) -> bool:
+        """Let a backend of the seller's tell usage, on the bus that the stack has for it.
+
+        Args:
+            sale: Whose.
+            detail: A CloudEvent.
+
+        Returns:
+            Whether a rule takes it in.
+        """
+        assert self._delivery is not None
+        (bus,) = sale.stack.of_type("AWS::Events::EventBus").values()
+        now = self.clock.now()
+        envelope = {
+            "version": "0",
+            "id": str(uuid.uuid4()),
+            "detail-type": detail.get("type"),
+            "source": "example.backend",
+            "account": ACCOUNT,
+            "time": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+            "region": REGION,
+            "resources": [],
+            "detail": detail,
+        }
+        return bool(self._delivery.put_event(envelope, bus=bus))
+
     def let_pass(self, sale: Sale, until: datetime) -> None:
         """Let time pass, with the meter run whenever its schedule would."""
         while (now := self.clock.now()) < until:
@@ -354,9 +381,9 @@ class Stage:
                 MarketplaceServer(self.market, authorize=self._may, role_of=lambda key: self._roles.get(key, ""))
             )
             self.aws = enter(LocalAws(environment=self.server.environment))
-            self._delivery = EventDelivery(self.aws)
             self.gateway = enter(Gateway(self.aws.port, clock=self.clock.now))
             self.access_logs = enter(AccessLogs(self.aws, clock=self.clock.now))
+            self._delivery = EventDelivery(self.aws, to_stream=self.access_logs.record)
             self.gateway.listeners.append(self.access_logs.see)
             # Before it reaches S3 that time has passed: the files were there before.
             self.clock.on_move(self.access_logs.tick)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+from datetime import timedelta
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from permission_plays import metered_call
+from written_pools import Document, policy, price_list, product, write_pool
 
-from marketplace_constructs.rehearsal.bill import Plans
+from marketplace_constructs.domain.plan_versions import HOUR, next_hour
+from marketplace_constructs.rehearsal.bill import Plans, accepted
 from marketplace_constructs.rehearsal.gateway import Call
 from marketplace_constructs.rehearsal.journey import JourneyEnded, Promises
 from marketplace_constructs.rehearsal.metering_scenario import Size, play_metering
 from marketplace_constructs.rehearsal.stage import SaleKind, Stage
+from marketplace_constructs.rehearsal.visit import Visitor, register
 
 pytestmark = pytest.mark.rehearsal
 
 CONTRACTS = Path(__file__).parent / "every_permission"
+USERS = {"Category": "Users", "Unit": "Users", "Type": "ExternallyMetered"}
+ALLOWED = {"Sid": "Sold", "Effect": "Allow", "Action": "*", "Resource": "/**"}
+DOCUMENTED = Path(__file__).parent / "introduced_documents" / "app.py"
 
 
 def meaning(plan: str, call: Call) -> dict[str, Fraction]:
@@ -59,3 +68,48 @@ def test_what_is_used_beyond_a_contract_is_billed() -> None:
         except JourneyEnded:
             pytest.fail(f"{promises.steps[-1].promise}: {promises.steps[-1].broken}")
         assert stage.market.accepted_records
+
+
+def test_usage_that_a_backend_tells_on_the_bus_is_on_the_bill(tmp_path: Path) -> None:
+    meter: Document = {
+        "Sid": "Exporters",
+        "Effect": "Meter",
+        "Dimension": "exporters",
+        "Quantity": {"Metric": "event:exporters", "Multiply": 5},
+    }
+    write_pool(
+        tmp_path / "monetization",
+        {**product(Dimensions={"exporters": USERS}), "Events": {"exporters": {}}},
+        {**policy("items"), "Statement": [ALLOWED, meter]},
+        price_list(exporters="0.1"),
+    )
+    shutil.copy(DOCUMENTED, tmp_path)
+    with Stage(tmp_path) as stage:
+        (sale,) = stage.sales
+        buyer = Visitor(stage, sale, stage.market.add_buyer())
+        agreement = buyer.subscribe()
+        register(buyer)
+        hour = next_hour(stage.clock.now())
+        stage.let_pass(sale, hour + timedelta(minutes=10))
+
+        def tell(event_id: str, value: str, **changed: object) -> bool:
+            event: dict[str, object] = {
+                "specversion": "1.0",
+                "id": event_id,
+                "source": "/exports",
+                "type": "exporters",
+                "time": f"{stage.clock.now():%Y-%m-%dT%H:%M:%SZ}",
+                "subject": agreement.id,
+                "data": {"value": value},
+            }
+            return stage.put_usage_event(sale, event | changed)
+
+        assert tell("first", "2")
+        assert tell("first", "2")
+        assert tell("second", "0.5")
+        assert tell("nobody's", "7", subject="agmt-unknown")
+        assert tell("unreadable", "1e3")
+        assert not tell("undeclared", "1", type="imports")
+        stage.let_pass(sale, hour + HOUR + timedelta(minutes=22))
+
+        assert accepted(stage, [agreement.id]) == {(agreement.id, "exporters", hour): Decimal("12.5")}
