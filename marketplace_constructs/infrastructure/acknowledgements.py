@@ -59,6 +59,7 @@ class AuditFinding(Enum):
     FUNCTION_IN_NETWORK = (*_packs("LambdaInsideVPC"), "CKV_AWS_117")
     FUNCTION_REDUNDANT_DEPENDENCY = ("W3005",)
     FUNCTION_RUNTIME = ("AwsSolutions-L1",)
+    QUEUE_WITHOUT_DEAD_LETTERS = ("AwsSolutions-SQS3",)
     ROLE_ANY_RESOURCE = ("AwsSolutions-IAM5[Resource::*]",)
     ROLE_INLINE_POLICY = _packs("IAMNoInlinePolicy")
     ROLE_WITH_POLICY_FOR_API_LOGS = (f"{_AWS_POLICY}/AmazonAPIGatewayPushToCloudWatchLogs]",)

@@ -80,6 +80,13 @@ class UsageEvents(Construct):
             f"{RUNBOOKS}#usage-events-not-delivered",
             alarm_topic=alarm_topic,
         )
+        acknowledge(
+            self.dead_letters.queue,
+            {
+                Finding.QUEUE_WITHOUT_DEAD_LETTERS: "it is where a rule's dead letters go, which the auditor does not "
+                "look for; bounded by its alarm"
+            },
+        )
         role = iam.Role(
             self,
             "RuleRole",

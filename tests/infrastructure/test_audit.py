@@ -77,6 +77,12 @@ def test_synthesis_finds_nothing_unacknowledged(report: dict[str, set[tuple[str,
     assert {path.partition("/")[0] for _, path in report[auditor]} == {"Canary"}, report[auditor]
 
 
+def test_what_takes_usage_events_in_is_audited_too(assembly: Path) -> None:
+    types = [resource["Type"] for resource in templates(assembly)["ConcurrentSale"].values()]
+    assert types.count("AWS::KinesisFirehose::DeliveryStream") == 2
+    assert "AWS::Events::EventBus" in types
+
+
 def test_constructs_warn_of_nothing(report: dict[str, set[tuple[str, str]]]) -> None:
     assert report.get("Construct Annotations", set()) == set()
 
