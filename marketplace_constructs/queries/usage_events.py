@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -36,9 +36,11 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "agreement": "varchar",
         "whole": "bigint",
         "fraction": "bigint",
+        "place": "bigint",
     }
 )
-"""Columns of ``events``. ``time_ms`` is in milliseconds, UTC, rounded down; ``fraction`` in units of 10^-12."""
+"""Columns of ``events``. ``time_ms`` is in milliseconds, UTC, rounded down; ``fraction`` in units of 10^-12; ``place``
+says which of two copies came first, and no two have the same."""
 
 EVENT_LIVES: Final[Mapping[str, str]] = MappingProxyType(
     {"named": "varchar", "owner": "varchar", "plan": "varchar", "life_from": "bigint", "life_to": "bigint"}
@@ -63,7 +65,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Event(NamedTuple):
-    """One usage event, by the columns of ``EVENTS``: of copies with one source and id, the smallest counts."""
+    """One usage event, by the columns of ``EVENTS`` but the last. Its source and id tell it from all others."""
 
     source: str
     event_id: str
@@ -74,18 +76,25 @@ class Event(NamedTuple):
     fraction: int
 
 
-def read_event(text: bytes) -> Event | None:
-    """One line's event; None where it cannot be read.
+def read_event(text: bytes, *, among: Container[int] | None = None) -> Event | None:
+    """One line's event; None where it cannot be read, or is none of those that are looked for.
 
     That is so unless it is a JSON object whose ``detail`` has the ``specversion`` 1.0, a ``source``, an ``id``, a
     ``type``, a ``time`` of RFC 3339 from 1970 on, a ``subject``, and as ``data.value`` a text of at most 15 digits, and
     12 behind the point: no sign, no exponent, no zeros in front. A JSON number is refused, since whoever wrote it may
     have rounded it.
 
+    Args:
+        text: The line.
+        among: Hashes of source and id, as a tuple, of those that are looked for: any other costs little then. None
+            for all.
+
     Sources: CloudEvents 1.0.2, Context Attributes; EventBridge user guide, event structure (read 2026-11-28).
     """
     try:
         said: Any = json.loads(text)["detail"]
+        if among is not None and hash((said["source"], said["id"])) not in among:
+            return None
         value = _VALUE.fullmatch(said["data"]["value"])
         names = [said[name] for name in ("source", "id", "type", "subject")]
         if value is None or said["specversion"] != "1.0" or not all(_TEXT.fullmatch(name) for name in names):
@@ -108,17 +117,16 @@ def _milliseconds(text: str) -> int | None:
 
 
 def first_events(relation: str) -> str:
-    """The text that keeps one of several copies with one source and id: the earliest, then the smallest.
+    """The text that keeps one of several copies with one source and id: that which came first, whatever each tells.
 
     Args:
         relation: Holds the columns of EVENTS.
     """
     columns = ", ".join(EVENTS)
-    order = ", ".join(name for name in EVENTS if name not in {"source", "event_id"})
     return f"""
 SELECT {columns}
 FROM (
-  SELECT {columns}, ROW_NUMBER() OVER (PARTITION BY source, event_id ORDER BY {order}) AS copy
+  SELECT {columns}, ROW_NUMBER() OVER (PARTITION BY source, event_id ORDER BY place) AS copy
   FROM {relation}
 ) AS numbered
 WHERE copy = 1

@@ -312,6 +312,17 @@ def copy_with_another_time_counted(stack: ExitStack) -> None:
 
 
 @_bug
+def last_copy_of_an_event_counts(stack: ExitStack) -> None:
+    original = usage_events._arrivals
+    stack.enter_context(patch.object(usage_events, "_arrivals", lambda *given: original(*given)[::-1]))
+
+
+@_bug
+def first_copy_of_an_event_forgotten(stack: ExitStack) -> None:
+    stack.enter_context(patch.object(usage_events, "COPIES_WITHIN", timedelta(0)))
+
+
+@_bug
 def event_rounded_to_float(stack: ExitStack) -> None:
     original = usage_events.event_quantity
 

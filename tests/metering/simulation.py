@@ -88,6 +88,7 @@ class Troubles:
     call: float = 0.0
     late: float = 0.0
     doubled: float = 0.0
+    retold: float = 0.0
     garbage: float = 0.0
     foreign: float = 0.0
     outage: float = 0.0
@@ -111,6 +112,7 @@ def troubles_of(rng: random.Random) -> Troubles:
         call=some(0.4),
         late=some(0.2),
         doubled=some(0.3),
+        retold=some(0.2),
         garbage=some(0.05),
         foreign=some(0.05),
         outage=rng.choice([0.0, 0.0, 1.0]),
@@ -323,6 +325,7 @@ class World:
         self._pending_events: list[tuple[datetime, datetime, bytes]] = []
         self._calls = 0
         self._told = Counter[str]()
+        self._final: set[tuple[str, str]] = set()
         self._file_number = 0
         self._fact_number = 0
         self._cut_off_until = datetime.min.replace(tzinfo=UTC)
@@ -537,6 +540,7 @@ class World:
             "time": at.isoformat(), "data": {"value": f"{value:f}"},
         }  # fmt: skip
         if wrong:
+            self._final.add((source, str(self._told[source])))
             # Ends otherwise than a whole line: no file with it comes twice.
             return json.dumps({"detail": detail | wrong}).encode() + b" "
         copies = [detail]
@@ -620,6 +624,24 @@ class World:
                         modified_at=now - timedelta(seconds=self.rng.randint(0, 120)),
                     )
                     waiting.remove(pending)
+                    if waiting is self._pending_events:
+                        self._retell(content.rstrip().split(b"\n"), hour)
+
+    def _retell(self, lines: list[bytes], hour: datetime) -> None:
+        """A backend tells again what is in the log already, with another time, value and agreement: all in vain."""
+        rng, now = self.rng, self.clock.now()
+        if rng.random() >= self.troubles.retold:
+            return
+        told: dict[str, Any] = json.loads(rng.choice(lines))["detail"]
+        arrives = now + timedelta(minutes=rng.choice([0, 30, 300, 1_200]) * rng.random())
+        # Once, as long as the first copy is known, and while files still come at their time.
+        if (told["source"], told["id"]) in self._final or arrives > min(hour + 25 * HOUR, self.end + 5 * HOUR):
+            return
+        self._final.add((told["source"], told["id"]))
+        at = hour_of(arrives) + timedelta(minutes=rng.choice([rng.randint(-1_500, 300), rng.randint(-90, 90)]))
+        subject = rng.choice([told["subject"], rng.choice(self.lives).id])
+        copy = told | {"time": at.isoformat(), "subject": subject, "data": {"value": str(rng.randint(0, 10**6))}}
+        self._pending_events.append((arrives, hour_of(arrives), json.dumps({"detail": copy}).encode() + b"\n"))
 
     def _meter_from_elsewhere(self) -> None:
         if not (alive := self.alive()):

@@ -25,6 +25,7 @@ from marketplace_constructs.runtime.metering.totals import HourUsage, UsageLog
 from marketplace_constructs.runtime.metering.usage_events import DuckDbUsageEvents, LinesAndEvents, MemoryUsageEvents
 
 HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
 AT = datetime(2026, 11, 21, 10, tzinfo=UTC)
 STORED = Series(agreement="agmt-1", dimension="stored")
 SEATS = Series(agreement="agmt-1", dimension="seats")
@@ -124,18 +125,49 @@ def test_events_are_told_apart_by_source_and_id(log: UsageLog, files: MemoryLogF
     add(files, gzip.compress(text(event("1"), event("2"))), arrived=AT + HOUR)
     add(files, text(event("1"), event("1")))
     add(files, text(event("2", source="/elsewhere"), event("2")), arrived=AT + 2 * HOUR)
-    assert read(log).usage[STORED].quantity == 3
-    assert read(log, now=AT + HOUR).usage[STORED].quantity == 2  # the last file has not arrived yet
+    later = AT + 2 * HOUR + 2 * MINUTE
+    assert read(log, now=later).usage[STORED].quantity == 3
+    # What came a moment ago may not be all that came up to then.
+    assert read(log, now=later - timedelta(seconds=1)).usage[STORED].quantity == 2
 
 
-def test_of_copies_that_differ_the_earliest_counts_then_the_smallest(log: UsageLog, files: MemoryLogFiles) -> None:
+def test_of_copies_the_first_that_came_counts_whatever_the_others_tell(log: UsageLog, files: MemoryLogFiles) -> None:
     add(files, text(event("1", AT + HOUR, value="7"), event("2", value="9"), event("2", value="10.5")))
-    add(files, text(event("1", AT + timedelta(minutes=59), value="8")), arrived=AT + 3 * HOUR)
-    assert read(log, now=AT + 4 * HOUR).usage[STORED].quantity == 17
-    assert not read(log, AT + HOUR, now=AT + 4 * HOUR).usage
-    # The first time that was told is known for one for hours.
-    add(files, text(event("1", AT + 6 * HOUR, value="7")), arrived=AT + 6 * HOUR)
-    assert not read(log, AT + 6 * HOUR, now=AT + 7 * HOUR).usage
+    earlier = event("1", AT + timedelta(minutes=59), value="8")
+    add(files, text(earlier, event("2", value="1", subject="agmt-2"), event("3")), arrived=AT + 3 * HOUR)
+    lives = [*LIVES, replace(LIVES[0], agreement="agmt-2", owner="agmt-2")]
+    told = {hour: read(log, AT + hour * HOUR, now=AT + 4 * HOUR, lives=lives).usage for hour in range(2)}
+    assert {hour: {s.agreement: u.quantity for s, u in usage.items()} for hour, usage in told.items()} == {
+        0: {"agmt-1": 10},
+        1: {"agmt-1": 7},
+    }
+
+
+@pytest.mark.parametrize("came_first", [True, False])
+@pytest.mark.parametrize("hours", [-25, -7, -1, 1, 5, 7, 25])
+def test_a_copy_that_tells_another_hour_counts_nothing(
+    log: UsageLog, files: MemoryLogFiles, hours: int, *, came_first: bool
+) -> None:
+    told = [AT + hours * HOUR, AT]
+    first, second = told if came_first else reversed(told)
+    # By the folder of its first line a file may have come before another, and yet be there later.
+    arrived = max(told)
+    for at, there_at in ((first, arrived), (second, arrived + MINUTE)):
+        add(files, text(event("1", at)), arrived=max(at, arrived - 26 * HOUR), at=there_at)
+    lives = [replace(LIVES[0], starts_at=AT - 40 * HOUR)]
+    found = {at: bool(read(log, at, now=arrived + 2 * HOUR, lives=lives).usage) for at in told}
+    assert found == {first: True, second: False}
+
+
+def test_the_first_copy_is_known_though_it_told_of_another_agreement_hours_ago(
+    log: UsageLog, files: MemoryLogFiles
+) -> None:
+    add(files, text(event("1", AT - 25 * HOUR, subject="agmt-9", value="3"), event("2")), arrived=AT - 25 * HOUR)
+    add(files, text(event("1"), event("2"), event("3", "no time")))
+    add(files, text(event("3")), at=AT + MINUTE)
+    found = read(log, since=AT)
+    # What is put aside, such as the second one when it was told a day ahead, makes nothing a copy.
+    assert (found.usage[STORED].quantity, found.closed.quarantined) == (2, 1)
 
 
 UNREADABLE: dict[str, Any] = {

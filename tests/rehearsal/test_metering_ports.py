@@ -329,7 +329,8 @@ def test_the_meter_reads_usage_events_beside_lines(aws: LocalAws, monkeypatch: p
     }.items():
         s3.put_object(Bucket=bucket, Key=name, Body=gzip.compress(b"\n".join(lines)))
     lives = [Life(agreement="agmt-1", owner="agmt-1", starts_at=AT, ends_at=AT + HOUR, plan="retail@1")]
-    found = meter.usage_log(settings).read(AT, now=AT + HOUR, lives=lives, tables={"retail@1": table}, since=AT)
+    now = max(AT, datetime.now(UTC)) + HOUR
+    found = meter.usage_log(settings).read(AT, now=now, lives=lives, tables={"retail@1": table}, since=AT)
     usage = found.usage[Series(agreement="agmt-1", dimension="calls")]
     assert usage.by_path == {"/a": 1, "event:seats": Fraction("2.5")}
     assert found.closed == ClosedHour(hour=AT, lines={"calls billable": 2}, quarantined=1)

@@ -7,8 +7,9 @@ from __future__ import annotations
 import csv
 import gzip
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -50,10 +51,15 @@ from marketplace_constructs.runtime.metering.totals import (
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-COPIES_WITHIN: Final = timedelta(hours=6)
-"""How long after an event a copy of it that tells another time is still known for one; and how far ahead of its arrival
-an event's time may be. As long as Lambda tries an asynchronous call again, at most. Source: Lambda developer guide,
-Configuring error handling for asynchronous invocation (read 2026-11-28)."""
+AHEAD_BY: Final = timedelta(hours=6)
+"""How far ahead of its arrival an event's time may be: clocks and time zones are wrong by less."""
+COPIES_WITHIN: Final = ARRIVES_WITHIN
+"""How long after its first copy arrived an event is known, whatever time another copy tells."""
+_STANDS_AFTER: Final = timedelta(minutes=2)
+"""When a file's place in the order of arrival is final, since whatever is listed later has a later time."""
+_FETCHES: Final = 8
+"""Files that are fetched at once: an hour may have more than a thousand, and each costs a round trip."""
+_LINE_BITS: Final = 32
 _HOUR: Final = timedelta(hours=1)
 _HOUR_MS: Final = 3_600_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -104,36 +110,44 @@ def _add(usage: dict[Series, Usage], series: Series, more: Usage) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Arrival:
-    """A file that may tell of an hour, or that came since the log was looked through last.
+    """A file that may tell of an hour, or of its events before, or that came since the log was looked through last.
 
     Args:
         arrived: The hour in which it arrived.
-        is_counted: It may tell of the hour.
+        tells: It may tell of the hour.
+        stands: Copies in it are known for copies: its place among those that came before will not change.
         is_new: It came since.
     """
 
     file: LogFile
     arrived: datetime
-    is_counted: bool
+    tells: bool
+    stands: bool
     is_new: bool
 
     def holds(self, event: Event | None, names: Collection[str]) -> bool:
         """Whether it is an event that is found when its hour is read, and that the product knows."""
         if event is None or event.event not in names:
             return False
-        return self.arrived - ARRIVES_WITHIN <= _hour(event) <= self.arrived + COPIES_WITHIN
+        return self.arrived - ARRIVES_WITHIN <= _hour(event) <= self.arrived + AHEAD_BY
 
 
-def _arrivals(files: LogFiles, hour: datetime, now: datetime, since: datetime | None) -> Iterator[_Arrival]:
+def _arrivals(files: LogFiles, hour: datetime, now: datetime, since: datetime | None) -> list[_Arrival]:
+    """In the order in which they came, which is the same whenever it is asked for."""
     last = hour_of(now)
-    counted = range(_number(hour - COPIES_WITHIN), _number(min(last, hour + ARRIVES_WITHIN)) + 1)
+    telling = range(_number(hour - AHEAD_BY), _number(min(last, hour + ARRIVES_WITHIN)) + 1)
+    standing = range(telling.start - COPIES_WITHIN // _HOUR, telling.stop)
     recent = range(0) if since is None else range(_number(hour_of(since - ARRIVES_WITHIN)), _number(last) + 1)
-    for number in sorted({*counted, *recent}):
+    found = []
+    for number in sorted({*standing, *recent}):
         arrived = _EPOCH + number * _HOUR
         for file in files.arrived_in(arrived):
             is_new = since is not None and number in recent and file.modified_at > since - SETTLING
-            if is_new or number in counted:
-                yield _Arrival(file=file, arrived=arrived, is_counted=number in counted, is_new=is_new)
+            stands = number in standing and file.modified_at <= now - _STANDS_AFTER
+            if is_new or stands:
+                tells = stands and number in telling
+                found.append(_Arrival(file=file, arrived=arrived, tells=tells, stands=stands, is_new=is_new))
+    return sorted(found, key=lambda one: (one.file.modified_at, one.file.name))
 
 
 def _names(declared: Collection[str], tables: Mapping[str, PlanTable]) -> frozenset[str]:
@@ -178,9 +192,8 @@ class MemoryUsageEvents:
                     continue
                 if arrival.is_new:
                     also.add(_hour(event))
-                if arrival.is_counted:
-                    key = event[:2]
-                    first[key] = min(event, first.get(key, event))
+                if arrival.stands:
+                    first.setdefault(event[:2], event)
             if arrival.is_new:
                 quarantined += put_aside(self._files, arrival.file.name, unreadable)
         begin, judged = ms_of(hour), _Judged(tables)
@@ -289,45 +302,59 @@ class DuckDbUsageEvents:
     ) -> HourUsage:
         """Everything that has arrived of an hour."""
         names, also, quarantined = _names(self._declared, tables), set[datetime](), 0
-        judged, end_ms, has_any = _Judged(tables), ms_of(hour) + _HOUR_MS, False
+        begin, judged, sought = ms_of(hour), _Judged(tables), set[int]()
+        arrivals = list(enumerate(_arrivals(self._files, hour, now, since)))
         with tempfile.TemporaryDirectory(prefix="events-", dir=self._directory) as name:
             directory = Path(name)
             with gzip.open(directory / "events.csv.gz", "wt", 1, encoding="utf-8", newline="") as rows:
-                write = csv.writer(rows, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerow
-                for arrival in _arrivals(self._files, hour, now, since):
-                    unreadable = []
-                    for line in self._lines(arrival.file.name, directory):
-                        event = read_event(line)
-                        if event is None or not arrival.holds(event, names):
-                            if arrival.is_new:
-                                unreadable.append(line)
-                            continue
+                writer = csv.writer(rows, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+                looked_at = [one for one in arrivals if one[1].tells or one[1].is_new]
+                for arrival, content in self._fetched(looked_at, directory):
+                    unreadable = list[bytes]()
+                    for place, event in _held(arrival, content, names, unreadable):
                         if arrival.is_new:
                             also.add(_hour(event))
-                        # A copy that tells a later hour changes nothing about this one.
-                        if arrival.is_counted and event.time_ms < end_ms:
-                            has_any = True
-                            write(event)
+                        if arrival.tells:
+                            writer.writerow((*event, place))
+                            if begin <= event.time_ms < begin + _HOUR_MS:
+                                sought.add(hash(event[:2]))
                     quarantined += put_aside(self._files, arrival.file.name, unreadable)
-            if has_any:
-                self._judge(directory, end_ms, lives, tables, judged)
+                # What cannot tell of the hour may still hold the first copy of an event of it.
+                before = [one for one in arrivals if sought and one[1].stands and not one[1].tells]
+                for arrival, content in self._fetched(before, directory):
+                    writer.writerows(
+                        (*copy, place)
+                        for place, line in content
+                        if (copy := read_event(line, among=sought)) and arrival.holds(copy, names)
+                    )
+            if sought:
+                self._judge(directory, begin, lives, tables, judged)
         return judged.found(hour, also, quarantined)
 
-    def _lines(self, name: str, directory: Path) -> Iterator[bytes]:
-        path = directory / "fetched"
-        self._files.fetch(name, path)
-        with names_damaged([name]):
-            yield from lines(path)
+    def _fetched(
+        self, arrivals: Iterable[tuple[int, _Arrival]], directory: Path
+    ) -> Iterator[tuple[_Arrival, Iterator[tuple[int, bytes]]]]:
+        """Each file and its lines, with their places, while the next files are on their way."""
+        coming = deque[tuple[_Arrival, int, Path, Future[None]]]()
+        with ThreadPoolExecutor(_FETCHES) as pool:
+            for number, arrival in arrivals:
+                path = directory / f"fetched{number}"
+                fetched = pool.submit(self._files.fetch, arrival.file.name, path)
+                coming.append((arrival, number << _LINE_BITS, path, fetched))
+                if len(coming) == _FETCHES:
+                    yield _opened(*coming.popleft())
+            while coming:
+                yield _opened(*coming.popleft())
 
     def _judge(
         self,
         directory: Path,
-        end_ms: int,
+        begin_ms: int,
         lives: Sequence[Life],
         tables: Mapping[str, PlanTable],
         judged: _Judged,
     ) -> None:
-        meters = event_meters(tables)
+        meters, end_ms = event_meters(tables), begin_ms + _HOUR_MS
         relations: dict[str, tuple[Mapping[str, str], Iterable[Mapping[str, object]]]] = {
             "lives": (EVENT_LIVES, _life_rows(lives)),
             "plans": (PLANS, [{"plan": plan} for plan in tables]),
@@ -340,17 +367,17 @@ class DuckDbUsageEvents:
                 f"CREATE VIEW received AS FROM read_csv('{directory}/events.csv.gz', {_columns(EVENTS)}, "
                 "header=false, auto_detect=false, delim=',', quote='\"', escape='\"')"
             )
-            # Of hours before, only what may be the first copy of an event of this one.
+            # Of other hours, only what may be the first copy of an event of this one.
             connection.execute(
-                "CREATE TABLE events AS FROM received SEMI JOIN "
-                f"(SELECT source, event_id FROM received WHERE time_ms >= {end_ms - _HOUR_MS}) USING (source, event_id)"
+                "CREATE TABLE events AS FROM received SEMI JOIN (SELECT source, event_id FROM received "
+                f"WHERE time_ms >= {begin_ms} AND time_ms < {end_ms}) USING (source, event_id)"
             )
             for name, (schema, _) in relations.items():
                 connection.execute(
                     f"CREATE TABLE {name} AS SELECT * FROM "
                     f"read_json('{directory}/{name}.json', {_columns(schema)}, format='newline_delimited')"
                 )
-            cursor = connection.execute(event_usage_query(), [end_ms - _HOUR_MS, end_ms])
+            cursor = connection.execute(event_usage_query(), [begin_ms, end_ms])
             while rows := cursor.fetchmany(10_000):
                 for owner, state, number, events, first_ms, whole, fraction in rows:
                     if number is None:
@@ -360,7 +387,33 @@ class DuckDbUsageEvents:
                     quantity = event_quantity(int(whole), int(fraction), multiply=meter.multiply)
                     judged.count(owner, plan, meter, quantity, events=events, first_ms=first_ms)
             if self._watch is not None:
-                self._watch(connection, tables, end_ms - _HOUR_MS, end_ms)
+                self._watch(connection, tables, begin_ms, end_ms)
+
+
+def _held(
+    arrival: _Arrival, content: Iterable[tuple[int, bytes]], names: Collection[str], unreadable: list[bytes]
+) -> Iterator[tuple[int, Event]]:
+    """Places and events; other lines of a new file go into the list."""
+    for place, line in content:
+        event = read_event(line)
+        if event is not None and arrival.holds(event, names):
+            yield place, event
+        elif arrival.is_new:
+            unreadable.append(line)
+
+
+def _opened(
+    arrival: _Arrival, place: int, path: Path, fetched: Future[None]
+) -> tuple[_Arrival, Iterator[tuple[int, bytes]]]:
+    fetched.result()
+    return arrival, enumerate(_lines(arrival.file.name, path), place)
+
+
+def _lines(name: str, path: Path) -> Iterator[bytes]:
+    """A file's lines; it is gone afterwards."""
+    with names_damaged([name]):
+        yield from lines(path)
+    path.unlink()
 
 
 def _columns(schema: Mapping[str, str]) -> str:
