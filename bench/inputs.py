@@ -89,9 +89,10 @@ def type_lines(directory: Path) -> None:
     from marketplace_constructs.queries.log_lines import json_source, typed_lines  # noqa: PLC0415
     from marketplace_constructs.queries.usage import LINES  # noqa: PLC0415
 
-    files = [str(path) for path in sorted(directory.rglob("*.gz"))]
+    files = sorted(directory.rglob("*.gz"))
+    subprocess.run(["gunzip", *map(str, files)], check=True)
     connection = duckdb.connect(config={"memory_limit": "2GB", "temp_directory": str(directory)})
-    source = typed_lines(json_source(files, compression="gzip"))
+    source = typed_lines(json_source([str(file.with_suffix("")) for file in files]))
     connection.execute(
         f"COPY (SELECT {', '.join(LINES)} FROM ({source}) "
         "QUALIFY row_number() OVER (PARTITION BY extended_request_id) = 1) "
@@ -102,36 +103,24 @@ def type_lines(directory: Path) -> None:
 def over_parquet(directory: str, way: str) -> dict[str, object]:
     """The lines judged, or their columns decoded alone."""
     from marketplace_constructs.domain.plan_table import PlanTable  # noqa: PLC0415
-    from marketplace_constructs.queries.usage import (  # noqa: PLC0415
-        CELLS,
-        LINES,
-        ROUTES,
-        cell_rows,
-        route_rows,
-        to_json_lines,
-        usage_query,
-    )  # fmt: skip
-    from marketplace_constructs.runtime.metering.totals import opened_database  # noqa: PLC0415
+    from marketplace_constructs.engine.database import load, opened_database  # noqa: PLC0415
+    from marketplace_constructs.queries import usage  # noqa: PLC0415
 
-    place = Path(directory)
-    plan_table = table()
+    place, plan_table = Path(directory), table()
     assert isinstance(plan_table, PlanTable)
     with opened_database(place, memory=MEMORY, threads=2) as connection:
         connection.execute(f"CREATE VIEW lines AS FROM read_parquet('{place}/lines.parquet')")
-        for name, schema, rows in (("routes", ROUTES, route_rows(plan_table)), ("cells", CELLS, cell_rows(plan_table))):
-            (place / f"{name}.json").write_text(to_json_lines(rows))
-            columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
-            connection.execute(
-                f"CREATE TABLE {name} AS FROM read_json('{place}/{name}.json', columns={{{columns}}}, "
-                "format='newline_delimited')"
-            )
+        load(connection, place, "routes", usage.ROUTES, usage.route_rows(plan_table))
+        load(connection, place, "cells", usage.CELLS, usage.cell_rows(plan_table))
         begun = process_time()
         if way == "judge":
-            rows = connection.execute(usage_query(), [PLAN.partition("@")[0]]).fetchall()
+            rows = connection.execute(usage.usage_query(), [PLAN.partition("@")[0]]).fetchall()
             lines = sum(row[-2] for row in rows if row[2] in {"calls", None})
         else:
             # The least of each value that still has to be looked at.
-            read = ", ".join(f"MAX(length({n}))" if kind == "varchar" else f"MAX({n})" for n, kind in LINES.items())
+            read = ", ".join(
+                f"MAX(length({n}))" if kind == "varchar" else f"MAX({n})" for n, kind in usage.LINES.items()
+            )
             lines = connection.execute(f"SELECT COUNT(*), {read} FROM lines").fetchall()[0][0]
     return {"lines": int(lines), "cpu_seconds": process_time() - begun}
 
@@ -143,7 +132,7 @@ def show_events(events: int) -> None:
         files = sorted(Path(name).rglob("*.gz"))
         before = unpacked(files)
         reading = run([sys.executable, __file__, "--read-events", name])
-        floor = (before.seconds + unpacked(files).seconds) / 2
+        floor, ends = (before.seconds + unpacked(files).seconds) / 2, unpacked(files, "wc -l")
     found = json.loads(reading.output.splitlines()[-1])
     if found["quarantined"] or not events * 0.999 < found["events"] <= events:
         sys.exit(f"got {found}; expected {events} events less those delivered twice")
@@ -155,6 +144,7 @@ def show_events(events: int) -> None:
         of=f"two parallel zcat | wc, {events / floor:,.0f} lines/s",
         cpu_seconds=reading.cpu_seconds,
         cpu_ratio=before.cpu_seconds / reading.cpu_seconds,
+        cpu_ratio_of_wc_l=ends.cpu_seconds / reading.cpu_seconds,
     )
     show(f"meter, an hour of {events:,} usage events, peak memory", reading.peak_mb, "MB", aim=MAX_MB)
 
