@@ -7,7 +7,8 @@ point: with lines per line, with agreements per record, with statements as it is
 call a thousand paths, which 10, 100 and 1,000 statements meter alike.
 
 Then agreements of ten dimensions each are sealed, sent and settled by the production meter over a ledger in memory and
-a Marketplace that answers at once: what it does itself, without the network.
+a Marketplace that answers at once: what it does itself, without the network. Each run reads the ledger first; how long
+that takes at most, just before a snapshot of it, is measured after 31 such hours.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from figures import Run, own_peak_mb, run, show
 from simulation import FILES, PLAN, table, unpacked
 
 START = datetime(2026, 12, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
 AGREEMENTS = 5_000
 MAX_MB = 512
+LONGEST = 31
+"""Hours for which a ledger's chain grows before its next snapshot: two manifests each."""
 QUOTA = 250
 """Records a second: 10 calls of 25 for account and Region.
 
@@ -111,8 +115,8 @@ def close(directory: str, statements: int) -> dict[str, object]:
     }
 
 
-def settle(agreements: int, dimensions: int) -> dict[str, object]:
-    """One hour of usage, from seal to answer."""
+def settle(agreements: int, dimensions: int, hours: int) -> dict[str, object]:
+    """Hours of usage, one after the other, from seal to answer; then another run's reading of their ledger."""
     from marketplace_constructs.domain.agreements import Fact, FactKind  # noqa: PLC0415
     from marketplace_constructs.domain.metering import ClosedHour, Series, Usage  # noqa: PLC0415
     from marketplace_constructs.domain.product import Dimension, Product  # noqa: PLC0415
@@ -151,7 +155,7 @@ def settle(agreements: int, dimensions: int) -> dict[str, object]:
                 for number in range(agreements)
                 for key in keys
             }
-            return HourUsage(closed=ClosedHour(hour=hour), usage=usage if hour == START else {})
+            return HourUsage(closed=ClosedHour(hour=hour), usage=usage if hour < START + hours * HOUR else {})
 
     class Client:
         calls = 0
@@ -177,13 +181,23 @@ def settle(agreements: int, dimensions: int) -> dict[str, object]:
     options = MeterOptions(product=sold, dimensions=keys, stack="Bench")
     meter = Meter(options, ports, clock=lambda: now, sleep=lambda _: None, monotonic=lambda: 0.0)
     meter.run()
-    now, readings = START + timedelta(minutes=76), 0
-    begun = process_time()
-    meter.run()
+    readings, begun = 0, process_time()
+    for number in range(hours):
+        now = START + number * HOUR + timedelta(minutes=76)
+        meter.run()
     seconds = process_time() - begun
+    peak_mb, begun = own_peak_mb(), process_time()
+    Ledger(objects, run="next").load()
     largest = max(len(objects.get(key) or b"") for key in objects.keys("manifests/"))
-    return {"records": agreements * dimensions, "calls": client.calls, "cpu_seconds": seconds, "mb": own_peak_mb(),
-            "manifest_mb": largest / 1e6, "readings": readings}  # fmt: skip
+    return {
+        "records": agreements * dimensions * hours,
+        "calls": client.calls,
+        "cpu_seconds": seconds,
+        "mb": peak_mb,
+        "manifest_mb": largest / 1e6,
+        "readings": readings / hours,
+        "loading_cpu_seconds": process_time() - begun,
+    }
 
 
 def hour(directory: Path, lines: int, *, is_spread: bool = False) -> list[Path]:
@@ -258,7 +272,7 @@ def show_statements(counts: list[int], lines: int) -> None:
 def show_records(counts: list[int], dimensions: int) -> None:
     first: float | None = None
     for agreements in counts:
-        done = run([sys.executable, __file__, "--settle", f"{agreements},{dimensions}"])
+        done = run([sys.executable, __file__, "--settle", f"{agreements},{dimensions},1"])
         found = json.loads(done.output.splitlines()[-1])
         rate = found["records"] / found["cpu_seconds"]
         first = first or rate
@@ -283,13 +297,32 @@ def show_records(counts: list[int], dimensions: int) -> None:
         )
 
 
+def show_ledgers(counts: list[int], dimensions: int) -> None:
+    first: float | None = None
+    for agreements in counts:
+        done = run([sys.executable, __file__, "--settle", f"{agreements},{dimensions},{LONGEST}"])
+        found = json.loads(done.output.splitlines()[-1])
+        per_thousand = found["loading_cpu_seconds"] / (agreements * dimensions) * 1000
+        first = first or per_thousand
+        show(
+            f"meter, a run's reading of the ledger after {LONGEST} hours, {agreements:,} agreements of {dimensions}"
+            " dimensions",
+            found["loading_cpu_seconds"],
+            "s of CPU",
+            ratio=per_thousand / first,
+            of=f"{counts[0]:,} agreements, by agreement",
+            peak_mb=found["mb"],
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lines", type=int, nargs="*", default=[400_000, 4_000_000], help="10000000 and 50000000 too")
     parser.add_argument("--agreements", type=int, nargs="*", default=[100, 1_000, 10_000], help="of 10 dimensions")
+    parser.add_argument("--ledgers", type=int, nargs="*", default=[100, 300], help="agreements of 10 dimensions")
     parser.add_argument("--statements", type=int, nargs="*", default=[10, 100, 1_000])
     parser.add_argument("--close", metavar="DIRECTORY")
-    parser.add_argument("--settle", metavar="AGREEMENTS,DIMENSIONS")
+    parser.add_argument("--settle", metavar="AGREEMENTS,DIMENSIONS,HOURS")
     arguments = parser.parse_args()
     if arguments.close:
         print(json.dumps(close(arguments.close, *arguments.statements)))
@@ -300,6 +333,7 @@ def main() -> None:
         if arguments.statements:
             show_statements(arguments.statements, 400_000)
         show_records(arguments.agreements, 10)
+        show_ledgers(arguments.ledgers, 10)
 
 
 _GENERATE = f"""

@@ -244,6 +244,23 @@ def test_the_last_hour_is_billed_whenever_the_meter_happens_to_run(phase: int, f
     assert all(one.accepted_at < ended_at + HOUR for one in world.market.accepted_records)
 
 
+def test_a_snapshot_is_the_state_as_text_and_back() -> None:
+    world = World(24)
+    buyers = [world.market.add_buyer() for _ in range(3)]
+    world.clock.advance(MINUTE)
+    for buyer in buyers:
+        world.subscribe(buyer)
+    while world.clock.now() < world.start + 9 * HOUR:
+        world._tick(buyers)
+    state = Ledger(world.objects, run="reader").load()
+    assert state.open or state.in_doubt
+    assert state.lost
+    assert any(one.remainder for one in state.series.values())
+    snapshot = codec.state_to_bytes(state, digest="0" * 64)
+    assert snapshot == codec.to_bytes({**codec.state_to_json(state), "digest": "0" * 64})
+    assert codec.state_from_bytes(snapshot) == (state, "0" * 64)
+
+
 @pytest.mark.parametrize(("call_takes", "readings"), [(timedelta(0), 1), (2 * MINUTE, 2)])
 def test_a_run_reads_the_facts_once_unless_it_takes_its_time(
     call_takes: timedelta, readings: int, monkeypatch: pytest.MonkeyPatch

@@ -7,10 +7,11 @@ is written as ``1.5``, an exact one as ``3/2``: no quantity is a JSON number, wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Final
 
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
@@ -40,13 +41,17 @@ def to_bytes(document: Mapping[str, object]) -> bytes:
     return json.dumps({"schema_version": SCHEMA_VERSION, **document}, sort_keys=True, separators=(",", ":")).encode()
 
 
-def from_bytes(content: bytes) -> Json:
+def from_bytes(content: bytes, *, object_hook: Callable[[Json], Any] | None = None) -> Json:
     """Read a document of the ledger.
+
+    Args:
+        content: Its bytes.
+        object_hook: What becomes of each object within it; None for what JSON makes of it.
 
     Raises:
         MarketplaceConstructsError: MP-LEDGER-01: it is of a schema that this version does not read.
     """
-    document: Json = json.loads(content)
+    document: Json = json.loads(content, object_hook=object_hook)
     if document.get("schema_version") != SCHEMA_VERSION:
         raise MarketplaceConstructsError(
             Problem(
@@ -63,14 +68,22 @@ def instant(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+@lru_cache(maxsize=10_000)
 def moment(text: str) -> datetime:
-    """What ``instant`` wrote."""
+    """What ``instant`` wrote; one object for each of the few hours that a ledger names over and over."""
     return datetime.fromisoformat(text)
 
 
 def exact(quantity: Fraction) -> str:
     """An exact quantity as text, such as ``3/2``."""
     return f"{quantity.numerator}/{quantity.denominator}"
+
+
+@lru_cache(maxsize=10_000)
+def exactly(text: str) -> Fraction:
+    """What ``exact`` wrote."""
+    numerator, denominator = text.split("/")
+    return Fraction(int(numerator), int(denominator))
 
 
 def manifest_to_json(manifest: Manifest) -> Json:
@@ -118,7 +131,7 @@ def manifest_from_json(document: Json) -> Manifest:
             Loss(
                 series=_series_from(loss),
                 hour=moment(loss["hour"]),
-                quantity=Fraction(loss["quantity"]),
+                quantity=exactly(loss["quantity"]),
                 reason=LossReason(loss["reason"]),
             )
             for loss in document["losses"]
@@ -138,21 +151,52 @@ def manifest_from_json(document: Json) -> Manifest:
 def state_to_json(state: LedgerState) -> Json:
     """A state's members."""
     return {
+        **_state_to_json(state),
+        "series": [_series_state_to_json(series, one) for series, one in sorted(state.series.items())],
+    }
+
+
+def state_to_bytes(state: LedgerState, *, digest: str) -> bytes:
+    """A snapshot: ``to_bytes`` of a state's members and of the digest of its manifest.
+
+    Series are written one by one: together, as JSON, the hours of many take several times the memory of the state.
+    """
+    before, empty, after = to_bytes({**_state_to_json(state), "digest": digest, "series": []}).rpartition(b"[]")
+    assert empty
+    series = b",".join(
+        json.dumps(_series_state_to_json(series, one), sort_keys=True, separators=(",", ":")).encode()
+        for series, one in sorted(state.series.items())
+    )
+    return before + b"[" + series + b"]" + after
+
+
+def state_from_bytes(content: bytes) -> tuple[LedgerState, str]:
+    """What ``state_to_bytes`` wrote: the state, and the digest.
+
+    Raises:
+        MarketplaceConstructsError: MP-LEDGER-01: it is of a schema that this version does not read.
+    """
+    document = from_bytes(content, object_hook=_series_state_from_json)
+    closed = [_closed_from_json(one) for one in document["closed"]]
+    records = [_record_from_json(one) for one in document["records"]]
+    state = LedgerState(
+        sequence=document["sequence"],
+        read_at=moment(document["read_at"]) if document["read_at"] else None,
+        again=frozenset(moment(hour) for hour in document["again"]),
+        series=dict(document["series"]),
+        records={record.id: record for record in records},
+        in_doubt=set(document["in_doubt"]),
+        lost={one["record"]: LossReason(one["reason"]) if one["reason"] else None for one in document["lost"]},
+        closed={one.hour: one for one in closed},
+    )
+    return state, document["digest"]
+
+
+def _state_to_json(state: LedgerState) -> Json:
+    return {
         "sequence": state.sequence,
         "read_at": instant(state.read_at) if state.read_at else None,
         "again": sorted(instant(hour) for hour in state.again),
-        "series": [
-            {
-                **_series(series),
-                "remainder": exact(one.remainder),
-                "accounted": [
-                    {"hour": instant(hour), "quantity": exact(quantity)}
-                    for hour, quantity in sorted(one.accounted.items())
-                ],
-                "slots": [instant(slot) for slot in sorted(one.slots)],
-            }
-            for series, one in sorted(state.series.items())
-        ],
         "records": [_record_to_json(record) for _, record in sorted(state.records.items())],
         "in_doubt": sorted(state.in_doubt),
         "lost": [{"record": record, "reason": reason} for record, reason in sorted(state.lost.items())],
@@ -160,26 +204,25 @@ def state_to_json(state: LedgerState) -> Json:
     }
 
 
-def state_from_json(document: Json) -> LedgerState:
-    """What ``state_to_json`` wrote."""
-    closed = [_closed_from_json(one) for one in document["closed"]]
-    records = [_record_from_json(one) for one in document["records"]]
-    return LedgerState(
-        sequence=document["sequence"],
-        read_at=moment(document["read_at"]) if document["read_at"] else None,
-        again=frozenset(moment(hour) for hour in document["again"]),
-        series={
-            _series_from(one): SeriesState(
-                remainder=Fraction(one["remainder"]),
-                accounted={moment(entry["hour"]): Fraction(entry["quantity"]) for entry in one["accounted"]},
-                slots={moment(slot) for slot in one["slots"]},
-            )
-            for one in document["series"]
-        },
-        records={record.id: record for record in records},
-        in_doubt=set(document["in_doubt"]),
-        lost={one["record"]: LossReason(one["reason"]) if one["reason"] else None for one in document["lost"]},
-        closed={one.hour: one for one in closed},
+def _series_state_to_json(series: Series, state: SeriesState) -> Json:
+    return {
+        **_series(series),
+        "remainder": exact(state.remainder),
+        "accounted": [
+            {"hour": instant(hour), "quantity": exact(quantity)} for hour, quantity in sorted(state.accounted.items())
+        ],
+        "slots": [instant(slot) for slot in sorted(state.slots)],
+    }
+
+
+def _series_state_from_json(document: Json) -> Json | tuple[Series, SeriesState]:
+    """A series as soon as it is read, so that no other is there as JSON; any other object as it is."""
+    if "accounted" not in document:
+        return document
+    return _series_from(document), SeriesState(
+        remainder=exactly(document["remainder"]),
+        accounted={moment(entry["hour"]): exactly(entry["quantity"]) for entry in document["accounted"]},
+        slots={moment(slot) for slot in document["slots"]},
     )
 
 
@@ -238,7 +281,7 @@ def _record_from_json(document: Json) -> Record:
         timestamp=moment(document["timestamp"]),
         quantity=Decimal(document["quantity"]),
         sources=tuple(
-            Source(hour=moment(one["hour"]), quantity=Fraction(one["quantity"])) for one in document["sources"]
+            Source(hour=moment(one["hour"]), quantity=exactly(one["quantity"])) for one in document["sources"]
         ),
         allocations=tuple(
             Allocation(path=one["path"], quantity=Decimal(one["quantity"])) for one in document["allocations"]

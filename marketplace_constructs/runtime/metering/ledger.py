@@ -148,8 +148,8 @@ class Ledger:
             return False
         state = self._take(content)
         if state.sequence % SNAPSHOT_EVERY == 0:
-            snapshot = {**codec.state_to_json(state), "digest": self._digest}
-            self._objects.put_new(f"states/{state.sequence:012}.json", codec.to_bytes(snapshot))
+            snapshot = codec.state_to_bytes(state, digest=self._digest)
+            self._objects.put_new(f"states/{state.sequence:012}.json", snapshot)
         return True
 
     def put_attempt(self, records: Sequence[Record], at: datetime) -> str:
@@ -230,10 +230,10 @@ class Ledger:
     def _snapshot(self) -> tuple[LedgerState, str]:
         """The last state that was put aside and that belongs to this chain; else the empty one."""
         for key in reversed(self._objects.keys("states/")):
-            document = codec.from_bytes(self._objects.get(key) or b"{}")
-            manifest = self._objects.get(_manifest_key(document["sequence"]))
-            if manifest is not None and digest_of(manifest) == document["digest"]:
-                return codec.state_from_json(document), document["digest"]
+            state, digest = codec.state_from_bytes(self._objects.get(key) or b"{}")
+            manifest = self._objects.get(_manifest_key(state.sequence))
+            if manifest is not None and digest_of(manifest) == digest:
+                return state, digest
         return LedgerState(), ""
 
     def _take(self, content: bytes) -> LedgerState:
