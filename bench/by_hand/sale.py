@@ -43,18 +43,19 @@ _PLANS: Final = {
 }
 """Calls a second, and at once; calls a month; searches a second."""
 _WATCHED: Final = {
-    "HourNotClosedFor": ("Maximum", 3600, 4),
-    "LinesQuarantined": ("Sum", 1, 1),
-    "LinesUnmatched": ("Sum", 1, 1),
-    "LinesUnattributed": ("Sum", 1, 1),
-    "OldestUnsentRecordAge": ("Maximum", 10_800, 2),
-    "UsageLost": ("Sum", 1, 1),
-    "RecordsInDoubt": ("Maximum", 1, 4),
-    "DuplicateFromElsewhere": ("Sum", 1, 1),
-    "UsageExcess": ("Sum", 1, 1),
-    "AgreementWithoutLicense": ("Maximum", 1, 4),
+    "HourNotClosedFor": ("Maximum", 3600, 5, 5),
+    "LinesQuarantined": ("Sum", 1, 5, 1),
+    "LinesUnmatched": ("Sum", 1, 5, 1),
+    "LinesUnattributed": ("Sum", 1, 5, 1),
+    "OldestUnsentRecordAge": ("Maximum", 10_800, 15, 2),
+    "SendingDenied": ("Sum", 1, 5, 1),
+    "UsageLost": ("Sum", 1, 5, 1),
+    "RecordsInDoubt": ("Maximum", 1, 15, 4),
+    "DuplicateFromElsewhere": ("Sum", 1, 5, 1),
+    "UsageExcess": ("Sum", 1, 5, 1),
+    "AgreementWithoutLicense": ("Maximum", 1, 15, 4),
 }
-"""Statistic, threshold and periods of each metric of the meter."""
+"""Statistic, threshold, minutes of a period, and periods of each metric of the meter."""
 
 
 class HandwrittenStack(cdk.Stack):
@@ -450,12 +451,12 @@ class HandwrittenStack(cdk.Stack):
             schedule=events.Schedule.rate(cdk.Duration.minutes(5)),
             targets=[targets.LambdaFunction(function, dead_letter_queue=dead_letters)],
         )
-        for name, (statistic, threshold, periods) in _WATCHED.items():
+        for name, (statistic, threshold, minutes, periods) in _WATCHED.items():
             metric = cloudwatch.Metric(
                 namespace="MarketplaceConstructs",
                 metric_name=name,
                 dimensions_map={"service": "sellable-api", "sale": "by-hand"},
-                period=cdk.Duration.minutes(15),
+                period=cdk.Duration.minutes(minutes),
                 statistic=statistic,
             )
             self._alarm(name, metric, threshold=threshold, periods=periods)

@@ -54,6 +54,11 @@ _MB: Final = 64
 _MAX_MB: Final = 10_240
 """Of memory, and of storage. Source: AWS Lambda developer guide, quotas (read 2026-11-22)."""
 _MAX_DECIMALS: Final = 6
+_MINUTE: Final = timedelta(minutes=1)
+_TIMEOUT: Final = timedelta(minutes=15)
+_SILENT_RUNS: Final = (_TIMEOUT + RUNS_EVERY) // RUNS_EVERY + 1
+"""A run may begin when the one before ends, and tell nothing until its time is up; after one more the meter stands
+still. That leaves as long again to start it before the last usage of an agreement that ended just then is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +180,7 @@ class Meter(Construct):
             handler="marketplace_constructs.runtime.metering.meter.handler",
             description="Closes hours of the access log and reports usage to AWS Marketplace",
             bundle="meter",
-            timeout=minutes(15),
+            timeout=minutes(_TIMEOUT // _MINUTE),
             memory_size=size.memory_mb,
             ephemeral_storage_size=cdk.Size.mebibytes(size.storage_mb),
             reserved_concurrency=reserved_concurrency,
@@ -330,7 +335,7 @@ class Meter(Construct):
                     namespace=METRICS_NAMESPACE,
                     metric_name=watched.metric,
                     dimensions_map=metrics_dimensions(agreements.settings.sale),
-                    period=minutes(15),
+                    period=minutes(watched.runs * (RUNS_EVERY // _MINUTE)),
                     statistic=watched.statistic,
                 ),
                 what=watched.what,
@@ -351,9 +356,10 @@ class _Watched:
         metric: Its name.
         what: What has happened.
         runbook: What to do.
-        statistic: Over a quarter of an hour; each run tells gauges once.
+        statistic: Over a period; each run tells gauges once, when it ends.
         threshold: From which value on.
-        periods: For how many quarters of an hour.
+        runs: How many runs begin in a period.
+        periods: For how many periods, one after another.
         is_silence_alarming: Whether no value is as bad.
     """
 
@@ -363,6 +369,7 @@ class _Watched:
     runbook: str
     statistic: str = "Sum"
     threshold: int = 1
+    runs: int = 1
     periods: int = 1
     is_silence_alarming: bool = False
 
@@ -373,7 +380,7 @@ _WATCHED: Final = (
         metric="HourNotClosedFor",
         statistic="Maximum",
         threshold=3600,
-        periods=4,
+        periods=_SILENT_RUNS,
         is_silence_alarming=True,
         what="an hour is not closed, or the meter does not run",
         runbook="hour-not-closed",
@@ -404,9 +411,16 @@ _WATCHED_OF_SENDING: Final = (
         statistic="Maximum",
         # Of a month's last hours AWS takes records for six.
         threshold=3 * 3600,
+        runs=3,
         periods=2,
         what="AWS Marketplace has not taken a usage record for three hours",
         runbook="usage-record-not-sent",
+    ),
+    _Watched(
+        construct_id="SendingDenied",
+        metric="SendingDenied",
+        what="AWS Marketplace lets the meter report nothing",
+        runbook="sending-denied",
     ),
     _Watched(
         construct_id="UsageLost",
@@ -419,6 +433,7 @@ _WATCHED_OF_SENDING: Final = (
         metric="RecordsInDoubt",
         statistic="Maximum",
         # CloudTrail settles most of them within the hour.
+        runs=3,
         periods=4,
         what="it is not known whether AWS Marketplace took a usage record",
         runbook="records-in-doubt",
@@ -440,6 +455,7 @@ _WATCHED_OF_SENDING: Final = (
         metric="AgreementWithoutLicense",
         statistic="Maximum",
         # A buyer may be between subscription and registration for a while.
+        runs=3,
         periods=4,
         what="an agreement cannot be billed, since its licence or customer is not known",
         runbook="agreement-without-license",

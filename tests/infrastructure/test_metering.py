@@ -29,6 +29,7 @@ from marketplace_constructs import (
     Throttle,
 )
 from marketplace_constructs.bundles import LAMBDA, bundle_path, this_machine
+from marketplace_constructs.domain.metering import RUNS_EVERY
 from marketplace_constructs.domain.plan_table import NO_LIMIT, LineState, PlanTable
 from marketplace_constructs.infrastructure.metering import MeterSize
 from marketplace_constructs.runtime.settings import AgreementsSettings, GateSettings, MeterSettings
@@ -41,6 +42,7 @@ OF_SENDING = {
     "AgreementWithoutLicense",
     "DuplicateFromElsewhere",
     "RecordsInDoubt",
+    "SendingDenied",
     "UsageExcess",
     "UsageLost",
     "UsageRecordNotSent",
@@ -266,9 +268,26 @@ def test_each_thing_that_a_person_must_look_at_is_alarming(full: tuple[Template,
         "LinesUnmatched": ("LinesUnmatched", "Sum", 1, quiet),
         "LinesUnattributed": ("LinesUnattributed", "Sum", 1, quiet),
         "RecordsInDoubt": ("RecordsInDoubt", "Maximum", 1, quiet),
+        "SendingDenied": ("SendingDenied", "Sum", 1, quiet),
         "UsageExcess": ("UsageExcess", "Sum", 1, quiet),
         "UsageLost": ("UsageLost", "Sum", 1, quiet),
         "UsageRecordNotSent": ("OldestUnsentRecordAge", "Maximum", 10_800, quiet),
+    }
+
+
+def test_alarms_go_off_while_there_is_time_to_act(full: tuple[Template, SellableApi]) -> None:
+    alarms = {
+        name: timedelta(seconds=alarm["Period"] * alarm["EvaluationPeriods"])
+        for name, alarm in alarms_of(full[0]).items()
+    }
+    [function] = [f for name, f in full[0].of_type("AWS::Lambda::Function").items() if "MeterFunction" in name]
+    longest = timedelta(seconds=function["Properties"]["Timeout"])
+    # Silence means something once a run of the greatest length is over, and a second one that had to wait for it began.
+    assert longest + RUNS_EVERY < alarms["HourNotClosed"] <= MeteringRules().last_flush - longest - RUNS_EVERY
+    happened = {"LinesQuarantined", "LinesUnmatched", "LinesUnattributed", "SendingDenied", "UsageLost", "UsageExcess"}
+    assert {alarms[name] for name in happened} == {RUNS_EVERY}
+    assert alarms.keys() - happened - {"HourNotClosed", "DeadLetters", "DuplicateFromElsewhere"} == {
+        name for name, lasting in alarms.items() if timedelta(minutes=30) <= lasting <= timedelta(hours=1)
     }
 
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from protected import Weakness
 from simulation import Crash, Life, Process, World, check, manifests
 
@@ -20,7 +21,7 @@ from marketplace_constructs.domain.product import Metering, Product
 from marketplace_constructs.rehearsal.marketplace import FaultKind, IdenticalResend
 from marketplace_constructs.runtime.metering import codec
 from marketplace_constructs.runtime.metering.ledger import Ledger
-from marketplace_constructs.runtime.metering.meter import _settings, rules_of
+from marketplace_constructs.runtime.metering.meter import Meter, _settings, rules_of
 from marketplace_constructs.runtime.observability import gauge, metrics
 from marketplace_constructs.runtime.settings import MeterSettings
 
@@ -321,6 +322,86 @@ def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
     world.go(HOUR)
     world.go(HOUR)
     assert world.counted["DuplicateFromElsewhere"] == 1
+
+
+def test_where_sending_is_denied_each_run_asks_once_and_the_hours_wait_sealed(world: Calm) -> None:
+    original, asked, is_denied = world.call, [0], [True]
+
+    def call(request: Any, fault: Any) -> Any:
+        asked[0] += 1
+        if is_denied[0]:
+            raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "BatchMeterUsage")
+        return original(request, fault)
+
+    world.call = call  # type: ignore[method-assign]
+    for _ in range(3):
+        world.use(2)
+        world.clock.advance(HOUR)
+    for runs in (1, 2):
+        world.go(12 * MINUTE)
+        assert (asked[0], world.counted["SendingDenied"]) == (runs, runs)
+    assert len({hour.hour for m in manifests(world) for hour in m.closed}) == 3
+    is_denied[0] = False
+    world.go(5 * MINUTE)
+    assert world.billed() == [(10, 2), (11, 2), (12, 2)]
+    assert world.counted["SendingDenied"] == 2
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_run_that_has_no_more_time_leaves_the_rest_to_the_next_one(world: Calm, steps: int) -> None:
+    world.use(2)
+    world.go(72 * MINUTE)
+    world.use(1, ago=HOUR)  # late, of the hour that is closed
+    for calls in (3, 4):
+        world.use(calls)
+        world.clock.advance(HOUR)
+    world._deliver()
+    left = [steps]
+
+    def has_time() -> bool:
+        left[0] -= 1
+        return left[0] >= 0
+
+    ports = world._main.meter._ports
+    Meter(world.options, ports, clock=world.clock.now, sleep=lambda _: None, has_time=has_time).run()
+    closed = len({hour.hour for m in manifests(world) for hour in m.closed})
+    assert (closed == 1) == (steps < 1)
+    assert (closed == 3) == (steps >= 4)
+    world.go(5 * MINUTE)
+    world.go(HOUR)
+    assert sum(quantity for _, quantity in world.billed()) == 10
+    sent = [repr(record) for call in world.market.calls for record in call.request["UsageRecords"]]
+    assert len(sent) == len(set(sent))
+
+
+def test_a_run_sends_until_the_next_one_begins_and_that_goes_on() -> None:
+    world = Calm()
+    for _ in range(300):
+        world.subscribe(world.market.add_buyer())
+    world.clock.advance(4 * MINUTE)
+    for life in world.lives:
+        world.use(1, life=life, delivered=False)
+    world._deliver()
+    world.clock.advance(71 * MINUTE)
+    seconds, original = [0.0], world.call
+
+    def call(request: Any, fault: Any) -> Any:
+        seconds[0] += 40
+        return original(request, fault)
+
+    world.call = call  # type: ignore[method-assign]
+    ports = world._main.meter._ports
+    meters = [
+        Meter(world.options, ports, clock=world.clock.now, sleep=lambda _: None, monotonic=lambda: seconds[0])
+        for _ in range(4)
+    ]
+    sent = []
+    for meter in meters:
+        meter.run()
+        sent.append(len(world.market.calls))
+    assert sent == [7, 14, 21, 25]
+    assert sorted(world.billed()) == [(10, 1)] * 301
+    assert seconds[0] <= 4 * RUNS_EVERY.total_seconds()
 
 
 def test_a_natively_metered_product_is_reported_and_nothing_is_sent() -> None:

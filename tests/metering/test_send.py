@@ -225,7 +225,6 @@ def test_one_bad_record_fails_alone() -> None:
     ("failure", "expected"),
     [
         (error("ThrottlingException"), Status.UNPROCESSED),
-        (error("AccessDeniedException"), Status.UNPROCESSED),
         (error("InvalidProductCodeException"), Status.UNPROCESSED),
         (EndpointConnectionError(endpoint_url="https://example.com"), Status.UNPROCESSED),
     ],
@@ -247,6 +246,19 @@ def test_calls_that_go_on_failing_are_left_to_the_next_run_after_longer_and_long
     sent(aws, records(400), sleep=pauses.append, monotonic=lambda: 0.0)
     assert len(aws.requests) == 6
     assert pauses[-5:] == [0.2, 0.4, 0.8, 1.6, 3.2]
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "DisabledApiException"])
+def test_after_a_denial_nothing_more_is_asked_and_everything_is_left_as_it_is(code: str) -> None:
+    aws, pauses = Aws(error(code)), list[float]()
+    ledger = Ledger(MemoryObjects(), run="one")
+    sender = Sender(aws, ledger, product_code="abc123", rules=RULES, clock=lambda: NOW, sleep=pauses.append)
+    batch = records(60)
+    assert not sender.send(batch)
+    assert not sender.send(batch)
+    assert (len(aws.requests), pauses) == (1, [])
+    answers = {one.answer.status for attempts in ledger.attempts_of(batch).values() for one in attempts if one.answer}
+    assert answers == {Status.UNPROCESSED}
 
 
 def test_no_more_than_ten_calls_a_second() -> None:

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from marketplace_constructs.domain.agreements import Fact
 from marketplace_constructs.domain.metering import (
+    RUNS_EVERY,
     ClosedHour,
     LedgerState,
     Loss,
@@ -68,6 +69,9 @@ _PROMPT: Final = timedelta(minutes=15)
 """How long after an end its usage is flushed at each run; then again in the final flush. Longer than lines take."""
 _HELD_UNTIL: Final = timedelta(hours=4)
 """An hour with lines that match no route is closed all the same so long before AWS takes its usage no more."""
+SENDS_FOR: Final = RUNS_EVERY - timedelta(seconds=20)
+"""How long a run sends. The next one begins when the last call is answered, and goes on: so neither sends what the
+other still has to send, and their common quota is not used twice."""
 _REFUSED_PAUSE: Final = timedelta(hours=1)
 """How long a record waits that AWS refused by itself."""
 _ASKED_FOR: Final = timedelta(days=7)
@@ -158,13 +162,15 @@ class Meter:
         self._has_time: Final = has_time
         self._billed_from: datetime | None = None
         self._known: tuple[datetime, Register] | None = None
+        self._monotonic: Final = monotonic
+        self._begun = monotonic()
         self._sender: Final = Sender(
             ports.metering,
             ports.ledger,
             product_code=options.product.product_code,
             rules=options.rules,
             clock=clock,
-            has_time=has_time,
+            has_time=lambda: has_time() and monotonic() - self._begun < SENDS_FOR.total_seconds(),
             calls_per_second=options.calls_per_second,
             sleep=sleep,
             monotonic=monotonic,
@@ -178,6 +184,7 @@ class Meter:
             Exception: Whatever AWS answered; nothing is lost, and the next run goes on from there.
         """
         options, now = self._options, self._clock()
+        self._begun, self._sender.is_denied = self._monotonic(), False
         first = self._claim(now)
         self._ledger.load()
         self._tell("AgreementWithoutLicense", len(self._register(now, anew=True).nameless))
@@ -194,6 +201,7 @@ class Meter:
             if not self._close(due[0], first):
                 held.add(due[0])
             self._settle_and_send()
+        self._tell("SendingDenied", int(self._sender.is_denied))
         self._tell_how_it_stands(first)
 
     def due(self) -> list[datetime]:

@@ -54,6 +54,17 @@ _REFUSALS: Final = frozenset(
 nothing that a record could do about.
 
 Source: AWS Marketplace API reference, BatchMeterUsage, Errors (read 2026-11-21)."""
+_DENIALS: Final = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "DisabledApiException",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+    }
+)
+"""What every call of a run would be answered, whatever it sends: it is about the sender."""
 _THROTTLES: Final = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException"})
 _NEVER_SENT: Final = (
     ConnectTimeoutError,
@@ -157,6 +168,8 @@ class Sender:
         self._next_call = 0.0
         self._failures = 0
         self._is_one_of_them_wrong = False
+        self.is_denied = False
+        """Whether AWS lets nothing be sent. It is asked no more then until somebody says otherwise."""
 
     def send(self, records: Sequence[Record]) -> bool:
         """Send what AWS still takes; whether all of it was sent as often as it is worth now."""
@@ -168,7 +181,7 @@ class Sender:
             batch = [record for record in queue.popleft() if self._rules.is_taken(record.timestamp, now)]
             if not batch:
                 continue
-            if not self._has_time() or self._failures >= _PATIENCE:
+            if self.is_denied or not self._has_time() or self._failures >= _PATIENCE:
                 return False
             self._pace()
             answers = self._call(batch)
@@ -217,7 +230,7 @@ class Sender:
             logger.warning("usage records not taken", extra={"error": error, "records": len(batch)})
         else:
             answers = _answers(requests, response)
-        self._is_one_of_them_wrong = error in _REFUSALS
+        self._is_one_of_them_wrong, self.is_denied = error in _REFUSALS, error in _DENIALS
         self._failures = self._failures + 1 if error and not self._is_one_of_them_wrong else 0
         self._ledger.put_answer(name, answers, at=self._clock(), error=error)
         return answers
