@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from marketplace_constructs.runtime.metering.history import History
     from marketplace_constructs.runtime.metering.objects import Objects
     from marketplace_constructs.runtime.metering.replay import Replayed
+    from marketplace_constructs.runtime.metering.totals import HourUsage
 
 
 def _to_hour(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
@@ -178,7 +179,7 @@ def explain(sale: MeteredSale, *, agreement: str, dimension: str, hour: datetime
         raise _refusal(
             "MP-CLI-48",
             f"product {sale.settings.product_code}, got one whose usage API Gateway itself reports; expected one that "
-            "the pipeline meters; compare the ledger's counts of lines with sellable meter replay",
+            "the pipeline meters; compare its log with what API Gateway reported by sellable meter compare",
         )
     series, now = Series(agreement=agreement, dimension=dimension), sale.now()
     history, who = sale.history, sale.register(now)
@@ -242,6 +243,66 @@ def replay(sale: MeteredSale, *, since: datetime | None, until: datetime | None,
     else:
         shown.print_replay(history, replayed, different, gone)
     if history.snapshots or different:
+        return 1
+    return 3 if gone else 0
+
+
+@command.command("compare")
+@click.option("--from", "since", callback=_to_hour, metavar="HOUR", help="From this hour on. Left out, from the first.")
+@click.option("--to", "until", callback=_to_hour, metavar="HOUR", help="Up to this hour, without it.")
+@common_options
+@click.pass_obj
+def compare(sale: MeteredSale, *, since: datetime | None, until: datetime | None, output: str) -> int:
+    """Compare the log with what API Gateway itself reported.
+
+    For native products with report_usage. Works each closed hour out anew, and
+    sets what it counts for each customer and path beside what CloudTrail shows
+    that AWS Marketplace accepted for the product, of the last 90 days, in the
+    metering Region and in that of the AWS configuration. An hour that was
+    reported within the last quarter of an hour may not be shown yet. Exits with
+    1 where a customer's sums differ, with 3 where the log of an hour is there no
+    more. API Gateway does not say what it counts besides calls that succeed, nor
+    when it reports: counts of lines, and hours that differ, are shown for that.
+    """
+    from marketplace_constructs.domain.product import NATIVE_DIMENSION
+    from marketplace_constructs.runtime.metering import native
+    from marketplace_constructs.runtime.metering.replay import Sorted, is_gone
+
+    settings, history, now = sale.settings, sale.history, sale.now()
+    if not settings.terms.is_native:
+        raise _refusal(
+            "MP-CLI-54",
+            f"product {settings.product_code}, got one that the pipeline meters; expected one whose usage API Gateway "
+            "itself reports; look at sellable meter show, and compare with the log by sellable meter replay",
+        )
+    files, who = Sorted(sale.log_files), sale.register(now)
+    gone: list[datetime] = []
+    read: list[HourUsage] = []
+    for hour in _closed(sale, since, until):
+        found = sale.usage_log(files.of(hour)).read(hour, now=now, lives=who.lives, tables=sale.plans.at(hour))
+        if is_gone(history.closed[hour], found, sale.has_files):
+            gone.append(hour)
+        else:
+            read.append(found)
+    hours = [one.closed.hour for one in read]
+    customers = native.compare(
+        read,
+        (
+            record
+            for trail in sale.trails
+            for record in native.reported(
+                trail, hours, product_code=settings.product_code, dimension=NATIVE_DIMENSION, now=now
+            )
+        ),
+        customers={agreement: buyer.customer_identifier for agreement, buyer in who.buyers.items()},
+        dimension=NATIVE_DIMENSION,
+    )
+    compared = shown.compared_to_json(read, customers, gone)
+    if output == "json":
+        shown.print_json(**compared)
+    else:
+        shown.print_compared(compared)
+    if any(one.is_different for one in customers):
         return 1
     return 3 if gone else 0
 
@@ -418,16 +479,22 @@ def _refusal(code: str, what: str) -> MarketplaceConstructsError:
     return MarketplaceConstructsError(Problem(code, what))
 
 
+def _closed(sale: MeteredSale, since: datetime | None, until: datetime | None) -> list[datetime]:
+    """The hours that were closed, the earliest first."""
+    return [
+        hour
+        for hour in sorted(sale.history.closed)
+        if (since is None or hour >= since) and (until is None or hour < until)
+    ]
+
+
 def _replayed(sale: MeteredSale, since: datetime | None, until: datetime | None) -> Iterator[Replayed]:
     from rich.console import Console
     from rich.progress import Progress
 
     from marketplace_constructs.runtime.metering.replay import Sorted, replay
 
-    history, now = sale.history, sale.now()
-    hours = [
-        hour for hour in sorted(history.closed) if (since is None or hour >= since) and (until is None or hour < until)
-    ]
+    history, now, hours = sale.history, sale.now(), _closed(sale, since, until)
     files = Sorted(sale.log_files)
     done = replay(
         history,

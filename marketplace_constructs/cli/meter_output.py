@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from marketplace_constructs.runtime.metering.explain import BilledBy, Charge, Counted, Explanation, JudgedLine
     from marketplace_constructs.runtime.metering.history import History
     from marketplace_constructs.runtime.metering.ledger import Attempt
+    from marketplace_constructs.runtime.metering.native import Compared
     from marketplace_constructs.runtime.metering.replay import Difference, Replayed
+    from marketplace_constructs.runtime.metering.totals import HourUsage
 
 _SCHEMA_VERSION: Final = 1
 _WIDTH: Final = 80
@@ -235,6 +237,31 @@ def print_replay(
         )
 
 
+def print_compared(found: Mapping[str, Any]) -> None:
+    """Log and reports of each customer, as ``compared_to_json`` gives them."""
+    for one in found["customers"]:
+        click.echo(one["customer"])
+        for path, quantity in one["paths"].items():
+            click.echo(aligned(f"    {path}", decimal(Fraction(quantity))))
+        click.echo(aligned("  the log counts", decimal(Fraction(one["log"]))))
+        click.echo(aligned("  API Gateway reported", decimal(Fraction(one["reported"]))))
+        for hour in one["differences"]:
+            log, reported = Fraction(hour["log"]), Fraction(hour["reported"])
+            click.echo(
+                aligned(
+                    f"  {_stamp(hour['hour'])}: {decimal(log)}, reported {decimal(reported)}", decimal(reported - log)
+                )
+            )
+    if not found["customers"]:
+        click.echo("nothing was counted or reported")
+    lines = ", ".join(f"{state} {number:,}" for state, number in found["lines"].items()) or "no lines"
+    _say(f"{found['hours']} closed hours: {lines}")
+    different = sum(one["log"] != one["reported"] for one in found["customers"])
+    _say(f"{len(found['customers'])} customers, {different} of them different")
+    if found["gone"]:
+        _say(f"not compared, since the log keeps no files of them: {len(found['gone'])} hours; name a copy with --log")
+
+
 def _why_different(replayed: Replayed, difference: Difference) -> str:
     if difference.log < difference.ledger:
         return "billed, and not in the log any more"
@@ -442,6 +469,37 @@ def _line_to_json(line: JudgedLine) -> dict[str, Any]:
         "status": line.status,
         "value": None if line.value is None else str(line.value),
         **_counted_to_json(line.counted),
+    }
+
+
+def compared_to_json(
+    hours: Sequence[HourUsage], customers: Sequence[Compared], gone: Sequence[datetime]
+) -> dict[str, Any]:
+    """The log beside what was reported, exact."""
+    lines: Counter[str] = Counter()
+    for one in hours:
+        lines.update(one.closed.lines)
+    return {
+        "hours": len(hours),
+        "gone": [hour.isoformat() for hour in gone],
+        "lines": dict(sorted(lines.items())),
+        "customers": [
+            {
+                "customer": one.customer,
+                "log": str(one.log),
+                "reported": str(one.native),
+                "paths": {path: str(quantity) for path, quantity in sorted(one.by_path.items())},
+                "differences": [
+                    {
+                        "hour": hour.isoformat(),
+                        "log": str(one.counted.get(hour, 0)),
+                        "reported": str(one.reported.get(hour, 0)),
+                    }
+                    for hour in one.different_hours
+                ],
+            }
+            for one in customers
+        ],
     }
 
 

@@ -19,6 +19,7 @@ from marketplace_constructs.domain.errors import MarketplaceConstructsError, Pro
 if TYPE_CHECKING:
     from marketplace_constructs.domain.agreements import Fact
     from marketplace_constructs.runtime.metering.buyers import Register
+    from marketplace_constructs.runtime.metering.doubt import Trail
     from marketplace_constructs.runtime.metering.explain import Witness
     from marketplace_constructs.runtime.metering.history import History
     from marketplace_constructs.runtime.metering.ledger import Ledger
@@ -218,6 +219,16 @@ class MeteredSale:
                 watch=witness.events if witness else None,
             ),
         )
+
+    @cached_property
+    def trails(self) -> list[Trail]:
+        """What CloudTrail shows, in the metering Region and in that of the configuration."""
+        import boto3
+
+        from marketplace_constructs.runtime.metering.doubt import CloudTrail
+
+        regions = dict.fromkeys([self.settings.metering_region, _client("cloudtrail").meta.region_name])
+        return [CloudTrail(boto3.client("cloudtrail", region_name=region), most=None) for region in regions]
 
     def has_files(self, hour: datetime) -> bool:
         """Whether anything is left of the log that arrived in an hour."""

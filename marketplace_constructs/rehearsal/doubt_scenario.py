@@ -120,14 +120,16 @@ def _close_hour(stage: Stage, sale: Sale) -> None:
 
 def ledger_of(stage: Stage, sale: Sale) -> History:
     """All that a sale's ledger says."""
-    return History.read(_objects(stage, sale))
+    return History.read(ledger_objects(stage, sale))
 
 
-def _objects(stage: Stage, sale: Sale) -> S3Objects:
+def ledger_objects(stage: Stage, sale: Sale) -> S3Objects:
+    """The objects of a sale's ledger."""
     assert sale.pipeline is not None
     settings = sale.pipeline.settings
     prefix = ledger_prefix(settings.product_code, settings.metering_region)
-    return S3Objects(stage.aws.client("s3"), settings.ledger_bucket, prefix)
+    native = "native/" if sale.terms.is_native else ""
+    return S3Objects(stage.aws.client("s3"), settings.ledger_bucket, f"{prefix}{native}")
 
 
 def _buyer(stage: Stage, sale: Sale) -> Visitor:
@@ -189,7 +191,7 @@ def _told(stage: Stage, sale: Sale) -> tuple[float, Mapping[str, str]]:
 
 def _release_as_lost(stage: Stage, sale: Sale, record: Record) -> None:
     """As ``sellable meter release`` does."""
-    ledger = Ledger(_objects(stage, sale), run=uuid.uuid4().hex)
+    ledger = Ledger(ledger_objects(stage, sale), run=uuid.uuid4().hex)
     state = ledger.load()
     released = Settlement(record=record.id, outcome=Outcome.LOST, reason=LossReason.RELEASED)
     manifest = Manifest(

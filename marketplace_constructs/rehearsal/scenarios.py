@@ -18,6 +18,7 @@ from marketplace_constructs.rehearsal.doubt_scenario import doubt
 from marketplace_constructs.rehearsal.journey import Promises, Scenario, require, wait_until
 from marketplace_constructs.rehearsal.metering_scenario import metering, metering_large
 from marketplace_constructs.rehearsal.native_meter import ROLE_NAME
+from marketplace_constructs.rehearsal.native_scenario import report_only
 from marketplace_constructs.rehearsal.plan_scenarios import plan_change, plans
 from marketplace_constructs.rehearsal.stage import Route, Sale, SaleKind, Stage
 from marketplace_constructs.rehearsal.visit import (
@@ -577,6 +578,12 @@ _ALL: Final = (
         title="answers are lost, and others meter the same",
         play=doubt,
         needs=SaleKind.METERED,
+    ),
+    Scenario(
+        name="report-only",
+        title="what API Gateway reports, and what the log counts",
+        play=report_only,
+        needs=SaleKind.REPORTED,
     ),
     Scenario(name="rotation", title="a new key while the old one goes on for an hour", play=rotation),
     Scenario(name="renewal", title="an agreement goes on in another", play=renewal, needs=SaleKind.CONCURRENT),

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from marketplace_constructs.domain.metering import RUNS_EVERY
+from marketplace_constructs.domain.plan_versions import EVERY_CALL
 from marketplace_constructs.domain.product import (
     NATIVE_DIMENSION,
     Category,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _ONBOARDING: Final = "marketplace_constructs.runtime.onboarding.handler.handler"
 _RECONCILIATION: Final = "marketplace_constructs.runtime.agreements.reconciliation.handler"
 _METER: Final = "marketplace_constructs.runtime.metering.meter.handler"
+_PLANS_TYPE: Final = "Custom::MarketplacePlans"
 _REGISTRATION_PATH: Final = "/register"
 
 
@@ -87,6 +89,7 @@ class SaleKind(StrEnum):
     NATIVE = "native metering"
     PIPELINE = "pipeline metering"
     METERED = "pipeline metering that bills"
+    REPORTED = "native metering and report_usage"
     CONCURRENT = "concurrent agreements"
     PLANNED = "plans by documents"
     METERED_BY_PLANS = "pipeline metering of plans by documents"
@@ -123,19 +126,27 @@ class Sale:
 
     def is_of(self, kind: SaleKind) -> bool:
         """Whether it is of a kind."""
-        match kind:
-            case SaleKind.NATIVE:
-                return self.terms.is_native
-            case SaleKind.PIPELINE:
-                return not self.terms.is_native
-            case SaleKind.METERED:
-                return self.pipeline is not None and not self.terms.is_native
-            case SaleKind.CONCURRENT:
-                return not self.terms.is_legacy
-            case SaleKind.PLANNED:
-                return bool(self.settings.plans_table)
-            case SaleKind.METERED_BY_PLANS:
-                return self.is_of(SaleKind.PLANNED) and self.is_of(SaleKind.METERED)
+        is_metered, is_native = self.pipeline is not None, self.terms.is_native
+        return {
+            SaleKind.NATIVE: is_native,
+            SaleKind.REPORTED: is_native and is_metered,
+            SaleKind.PIPELINE: not is_native,
+            SaleKind.METERED: not is_native and is_metered,
+            SaleKind.CONCURRENT: not self.terms.is_legacy,
+            SaleKind.PLANNED: self._has_documents,
+            SaleKind.METERED_BY_PLANS: not is_native and is_metered and self._has_documents,
+        }[kind]
+
+    @property
+    def _has_documents(self) -> bool:
+        """Whether documents say what its plans are; without them a meter has a plan of its own, of every call."""
+        ids = self.stack.physical_ids
+        return any(
+            ids.get(plan["UsagePlanId"]["Ref"]) == self.settings.usage_plan_id and plan["Plan"] != EVERY_CALL
+            for resource in self.stack.template["Resources"].values()
+            if resource["Type"] == _PLANS_TYPE
+            for plan in resource["Properties"]["Plans"]
+        )
 
 
 class Stage:

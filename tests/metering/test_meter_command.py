@@ -251,6 +251,31 @@ def test_a_natively_metered_products_counts_are_compared(tmp_path: Path) -> None
     assert "MP-CLI-48" in str(copy.run("resend").exception)
 
 
+def test_only_what_api_gateway_reports_is_compared_with_that(kept: Copy) -> None:
+    assert "MP-CLI-54" in str(kept.run("compare").exception)
+
+
+def test_a_log_that_is_gone_is_not_compared_with_what_api_gateway_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Calm()
+    world.product = Product.legacy("abc123")
+    world.options = replace(world.options, product=world.product)
+    world._main = Process(world, timedelta(0))
+    world.use(3)
+    world.go(76 * MINUTE)
+    copy = Copy(world, tmp_path)
+    monkeypatch.setattr(MeteredSale, "trails", [world])
+    assert copy.run("compare").return_value == 0
+    assert (copy.json("compare")["hours"], copy.json("compare")["gone"]) == (1, [])
+    for path in (copy.directory / "log").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    result = copy.run("compare")
+    assert result.return_value == 3
+    assert "the log keeps no files of them: 1 hours" in result.stdout
+
+
 # What is to be done now
 
 

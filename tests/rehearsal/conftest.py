@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,27 @@ def stage() -> Iterator[Stage]:
     """The example app, deployed. Tests leave behind buyers and agreements, and nothing else."""
     with Stage(APP) as built:
         yield built
+
+
+@pytest.fixture
+def operate(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stage], None]:
+    """Lets an operator's AWS configuration lead to a stage."""
+
+    def lead_to(stage: Stage) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        configuration = {
+            "AWS_ENDPOINT_URL": stage.aws.url,
+            "AWS_ACCESS_KEY_ID": "111122223333",
+            "AWS_SECRET_ACCESS_KEY": "rehearsal",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+        }
+        for name, value in (configuration | stage.server.environment).items():
+            monkeypatch.setenv(name, value)
+
+    return lead_to
 
 
 @pytest.fixture(scope="session")

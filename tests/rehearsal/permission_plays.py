@@ -21,6 +21,7 @@ from typing import Any
 
 from marketplace_constructs.domain.metering import Outcome
 from marketplace_constructs.domain.plan_versions import hour_of, next_hour
+from marketplace_constructs.domain.product import NATIVE_DIMENSION
 from marketplace_constructs.rehearsal.bill import Plans, accepted, differences, due
 from marketplace_constructs.rehearsal.doubt_scenario import doubtful, faulty, ledger_of
 from marketplace_constructs.rehearsal.errors import BrokenPromise
@@ -28,7 +29,7 @@ from marketplace_constructs.rehearsal.journey import Promises, Scenario, require
 from marketplace_constructs.rehearsal.marketplace import FaultKind
 from marketplace_constructs.rehearsal.scenarios import bill, set_product_code
 from marketplace_constructs.rehearsal.stage import Pipeline, Sale, Stage
-from marketplace_constructs.rehearsal.visit import TOKEN_FIELD, Visitor, open_to, register
+from marketplace_constructs.rehearsal.visit import TOKEN_FIELD, Visitor, open_to, register, sold_route
 from marketplace_constructs.runtime.settings import OnboardingSettings
 
 KEYS_TABLE, FACTS_TABLE, CONTACTS_TABLE = "GateKeys", "AgreementsFacts", "AgreementsContacts"
@@ -43,6 +44,13 @@ LEDGER = "{MeterLedger}/ledger/*"
 
 ONBOARDING, EVENTS, RECONCILIATION = "OnboardingFunction", "SubscriptionEventsFunction", "AgreementsReconciliation"
 METER = "MeterFunction"
+METER_READS = (
+    *(f"dynamodb:Scan {table}" for table in (FACTS_TABLE, PLANS_TABLE)),
+    *(f"s3:ListBucket {bucket}" for bucket in ("AccessLogBucket", "MeterLedger")),
+    *(f"s3:GetObject {objects}" for objects in (LOG, LEDGER, PLAN_TABLES)),
+    f"s3:PutObject {LEDGER}",
+)
+"""What it reads, and the ledger that it writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,6 +346,16 @@ def metered_call(stage: Stage, sale: Sale, promises: Promises) -> None:
         owed, billed = due(counts, decimals=meter_of(sale).settings.decimals), accepted(stage, [agreement])
         require(bool(owed), "the calls count nothing, which shows nothing")
         require(owed == billed, "; ".join(differences(owed, billed)))
+
+
+def reported_call(stage: Stage, sale: Sale, promises: Promises) -> None:
+    buyer = bought(stage, sale, promises)
+    with promises.promise("the meter counts what was called, once the hour is over"):
+        buyer.call(sold_route(stage, sale), buyer.key)
+        close_hour(stage, sale)
+        closed = ledger_of(stage, sale).closed.get(hour_of(buyer.calls[-1].at))
+        counted = closed.lines.get(f"{NATIVE_DIMENSION} billable", 0) if closed else 0
+        require(counted >= len(buyer.calls), f"{len(buyer.calls)} calls were made and {counted} are counted")
 
 
 def doubtful_record(stage: Stage, sale: Sale, promises: Promises) -> None:
@@ -817,13 +835,17 @@ PLAYS = (
         needs={
             METER: (
                 "aws-marketplace:BatchMeterUsage *",
-                *(f"dynamodb:Scan {table}" for table in (FACTS_TABLE, PLANS_TABLE)),
-                *(f"s3:ListBucket {bucket}" for bucket in ("AccessLogBucket", "MeterLedger")),
-                *(f"s3:GetObject {objects}" for objects in (LOG, LEDGER, PLAN_TABLES)),
-                f"s3:PutObject {LEDGER}",
+                *METER_READS,
             )
         },
         fits=has_meter,
+    ),
+    Play(
+        name="reported-call",
+        title="the meter of a native product counts a buyer's calls",
+        play=reported_call,
+        needs={METER: METER_READS},
+        fits=is_native,
     ),
     Play(
         name="doubtful-record",
@@ -837,6 +859,5 @@ PLAYS = (
         title="a line of the access log can be read by nobody",
         play=unreadable_line,
         needs={METER: (f"s3:PutObject {QUARANTINE}",)},
-        fits=has_meter,
     ),
 )

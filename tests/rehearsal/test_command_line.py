@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -156,16 +156,9 @@ def test_serves_until_it_is_told_to_stop() -> None:
 
 
 @pytest.fixture
-def as_operator(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def as_operator(stage: Stage, operate: Callable[[Stage], None]) -> Stage:
     """The operator's AWS configuration leads to the local AWS."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", stage.aws.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "111122223333")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "rehearsal")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    operate(stage)
     return stage
 
 

@@ -46,6 +46,11 @@ class TrailEvent:
     caller: Caller
     document: Mapping[str, object]
 
+    def is_of(self, product_code: str) -> bool:
+        """Whether it names a product."""
+        asked = self.document["requestParameters"]
+        return isinstance(asked, dict) and asked.get("productCode") == product_code
+
     def attribute(self, name: str) -> str:
         """What it is looked up by."""
         known = {
@@ -85,6 +90,11 @@ class EventHistory:
         self._events: deque[TrailEvent] = deque(maxlen=_KEPT_EVENTS)
         self._asked: dict[tuple[str, str], deque[float]] = {}
         self._lock = threading.Lock()
+
+    @property
+    def events(self) -> tuple[TrailEvent, ...]:
+        """All, the oldest first, whether or not they are shown yet."""
+        return tuple(self._events)
 
     def note(
         self,

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Protocol
@@ -16,7 +17,7 @@ from marketplace_constructs.domain.metering import Record, Status
 EVENT_NAME: Final = "BatchMeterUsage"
 EVENT_SOURCE: Final = "metering-marketplace.amazonaws.com"
 """Source: AWS Marketplace seller guide, logging metering calls with CloudTrail (read 2026-11-21)."""
-_MAX_PAGES: Final = 40
+_MOST_EVENTS: Final = 2000
 _PAGE_SECONDS: Final = 0.5
 _AROUND: Final = timedelta(minutes=5)
 """How far the clocks of a call and of CloudTrail may differ: AWS refuses what was signed longer ago, or later.
@@ -35,14 +36,22 @@ class Trail(Protocol):
 
 
 class CloudTrail:
-    """Event history over LookupEvents, the last 2,000 events of the time; they are shown a quarter of an hour later.
+    """Event history over LookupEvents; calls are shown a quarter of an hour later.
 
     Source: botocore 1.44.5, cloudtrail 2013-11-01, LookupEvents: 50 a page, 2 pages a second, of 90 days
     (read 2026-11-22).
+
+    Args:
+        client: Of the Region.
+        most: How many events of a time are read, the last ones; None for all.
+        sleep: Waits for so many seconds.
     """
 
-    def __init__(self, client: Any, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, client: Any, *, most: int | None = _MOST_EVENTS, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._client: Final = client
+        self._most: Final = most
         self._sleep: Final = sleep
 
     def events(self, since: datetime, until: datetime) -> Iterator[Mapping[str, Any]]:
@@ -51,7 +60,7 @@ class CloudTrail:
             LookupAttributes=[{"AttributeKey": "EventName", "AttributeValue": EVENT_NAME}],
             StartTime=since,
             EndTime=until,
-            PaginationConfig={"MaxItems": 50 * _MAX_PAGES},
+            PaginationConfig={"MaxItems": self._most},
         )
         for page in pages:
             for event in page["Events"]:
@@ -92,23 +101,59 @@ def shown_accepted(
         until: The last one.
     """
     wanted = {_identity(record): record.id for record in records}
-    found: dict[str, str] = {}
     if not wanted:
-        return found
-    for event in trail.events(since, until):
-        if event.get("eventSource") != EVENT_SOURCE or event.get("errorCode"):
-            continue
-        if (event.get("requestParameters") or {}).get("productCode") not in {None, product_code}:
-            continue
-        for result in (event.get("responseElements") or {}).get("results") or ():
-            shown = _shown(result.get("usageRecord") or {})
-            record = wanted.get(shown) if shown else None
-            if record is not None and result.get("status") == Status.SUCCESS and result.get("meteringRecordId"):
-                found[record] = str(result["meteringRecordId"])
-    return found
+        return {}
+    return {
+        wanted[shown.identity]: shown.metering_record_id
+        for shown in accepted(trail, product_code=product_code, since=since, until=until)
+        if shown.identity in wanted
+    }
 
 
 _Identity = tuple[str, str, str, int, Decimal]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A usage record that AWS accepted, as CloudTrail shows it.
+
+    Args:
+        customer: The customer identifier; the account where there is none.
+        license: The licence's ``l-…``; empty for legacy products.
+        product_code: As it was sent; None where none was.
+    """
+
+    customer: str
+    license: str
+    dimension: str
+    timestamp: datetime
+    quantity: Decimal
+    metering_record_id: str
+    product_code: str | None
+
+    @property
+    def identity(self) -> _Identity:
+        """What it is known by; records are stamped to the second."""
+        return (
+            self.customer,
+            self.license,
+            self.dimension,
+            int(self.timestamp.timestamp()),
+            self.quantity.normalize(),
+        )
+
+
+def accepted(trail: Trail, *, product_code: str, since: datetime, until: datetime) -> Iterator[Shown]:
+    """The records that AWS accepted, of one product as far as the calls say so; one may come more than once."""
+    for event in trail.events(since, until):
+        code = (event.get("requestParameters") or {}).get("productCode")
+        if event.get("eventSource") != EVENT_SOURCE or event.get("errorCode") or code not in {None, product_code}:
+            continue
+        for result in (event.get("responseElements") or {}).get("results") or ():
+            if result.get("status") == Status.SUCCESS and result.get("meteringRecordId"):
+                shown = _shown(result.get("usageRecord") or {}, str(result["meteringRecordId"]), code)
+                if shown is not None:
+                    yield shown
 
 
 def _identity(record: Record) -> _Identity:
@@ -122,7 +167,7 @@ def _identity(record: Record) -> _Identity:
     )
 
 
-def _shown(usage: Mapping[str, Any]) -> _Identity | None:
+def _shown(usage: Mapping[str, Any], metering_record_id: str, product_code: str | None) -> Shown | None:
     """A usage record of an event; None where it cannot be read.
 
     The API reference's example of an event has ``customerAWSAccountID``, and AWS's scripts that read events have
@@ -130,12 +175,14 @@ def _shown(usage: Mapping[str, Any]) -> _Identity | None:
     """
     said = {name.lower(): value for name, value in usage.items()}
     try:
-        return (
-            str(said.get("customeridentifier") or said.get("customerawsaccountid") or ""),
-            license_id(str(said.get("licensearn") or "")),
-            str(said["dimension"]),
-            int(_moment(said["timestamp"]).timestamp()),
-            Decimal(str(said.get("quantityasdecimal", said.get("quantity", 0)))).normalize(),
+        return Shown(
+            customer=str(said.get("customeridentifier") or said.get("customerawsaccountid") or ""),
+            license=license_id(str(said.get("licensearn") or "")),
+            dimension=str(said["dimension"]),
+            timestamp=_moment(said["timestamp"]),
+            quantity=Decimal(str(said.get("quantityasdecimal", said.get("quantity", 0)))),
+            metering_record_id=metering_record_id,
+            product_code=product_code,
         )
     except (KeyError, ValueError, InvalidOperation):
         return None

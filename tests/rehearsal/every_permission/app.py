@@ -1,4 +1,4 @@
-"""What the example app leaves out and roles get actions for: contracts, and a sender of mails."""
+"""What the example app leaves out and roles get actions for: contracts, a sender of mails, a report-only meter."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ for name, product in (
     )
     api = apigateway.LambdaRestApi(stack, "Api", handler=echo, proxy=False)
     api.root.add_method("GET")
+    api.root.add_resource("echo").add_method("GET")
     SellableApi(
         stack,
         "Sale",
@@ -54,6 +55,7 @@ for name, product in (
         support_contact="help@example.com",
         sender="orders@example.com",
         example_route="GET /",
+        report_usage=product.is_native,
         removal_policy=cdk.RemovalPolicy.DESTROY,
     )
 app.synth()
