@@ -106,6 +106,8 @@ class Fact:
         agreement_id: ``agmt-…``; None for legacy agreements, which have none, and where AWS did not say.
         license_arn: As AWS spelled it.
         status: Of an end or an observation.
+        initial_agreement_id: The first agreement of the chain of renewals, as AWS was observed to name it; the
+            agreement itself where it continues none.
         key_number: 1 is the agreement's first key.
         key_sha256: Digest of the key's value; the value itself is kept nowhere.
         takes_effect_at: When a retired key stops working; the whole hour from which an assigned plan is in force.
@@ -124,6 +126,7 @@ class Fact:
     status: str | None = None
     intent: str | None = None
     previous_agreement_id: str | None = None
+    initial_agreement_id: str | None = None
     offer_id: str | None = None
     entitlements: tuple[Entitlement, ...] = ()
     key_number: int | None = None
@@ -248,7 +251,7 @@ def agreements_of(
     return tuple(
         _settle(history, histories, product=product, now=now, plans=plans)
         for history in histories.values()
-        if history.is_ours
+        if _is_ours(history, histories)
     )
 
 
@@ -271,8 +274,12 @@ class _History:
         return next((fact for fact in reversed(self.facts) if fact.kind in kinds), None)
 
     @property
-    def is_ours(self) -> bool:
+    def names_our_product(self) -> bool:
         return any(fact.product_code for fact in self.facts)
+
+    @property
+    def named_predecessor(self) -> str | None:
+        return next((fact.previous_agreement_id for fact in self.facts if fact.previous_agreement_id), None)
 
     @property
     def activation(self) -> Fact | None:
@@ -344,8 +351,10 @@ def _is_entitled(fact: Fact, now: datetime) -> bool:
 def _link(histories: Mapping[str, _History]) -> None:
     """Make chains: who continues whom. What AWS names goes before what has to be guessed."""
     for history in histories.values():
-        named = next((fact.previous_agreement_id for fact in history.facts if fact.previous_agreement_id), None)
-        _join(histories, history, named)
+        _join(histories, history, history.named_predecessor)
+    for history in histories.values():
+        if history.predecessor is None:
+            _join(histories, history, _observed_predecessor(history, histories))
     for history in histories.values():
         if history.predecessor is None:
             _join(histories, history, _replaced(history, histories) or _former_holder(history, histories))
@@ -361,6 +370,27 @@ def _join(histories: Mapping[str, _History], history: _History, previous: str | 
         history.predecessor, histories[previous].successor = previous, history.id
 
 
+def _is_ours(history: _History, histories: Mapping[str, _History]) -> bool:
+    """Whether the agreement is for our product: itself, or as AWS named it the continuation of one that is.
+
+    What it was only guessed to continue proves nothing: AWS tells of the seller's other products too.
+    """
+    while not history.names_our_product:
+        if history.predecessor is None or history.predecessor != history.named_predecessor:
+            return False
+        history = histories[history.predecessor]
+    return True
+
+
+def _observed_predecessor(history: _History, histories: Mapping[str, _History]) -> str | None:
+    """The last agreement of the chain that AWS was observed to count it to, where the event that named it was lost."""
+    observed = history.last(FactKind.OBSERVED)
+    initial = observed.initial_agreement_id if observed else None
+    if initial is None or initial == history.id or initial not in histories:
+        return None
+    return [histories[initial], *_descendants(histories[initial], histories)][-1].id
+
+
 def _replaced(history: _History, histories: Mapping[str, _History]) -> str | None:
     """The one agreement that ended as REPLACED and that nobody continues, for a replacement that names none."""
     agreed = history.last(FactKind.AGREED)
@@ -370,7 +400,7 @@ def _replaced(history: _History, histories: Mapping[str, _History]) -> str | Non
         other
         for other in histories.values()
         if other is not history
-        and other.is_ours
+        and _is_ours(other, histories)
         and other.successor is None
         and (end := other.last(FactKind.ENDED)) is not None
         and end.status == "REPLACED"
@@ -437,7 +467,7 @@ def _settle(
     """The state of one agreement."""
     chain = _chain(history, histories)
     descendants = _descendants(history, histories)
-    succeeded = any(other.is_ours and other.is_activated for other in descendants)
+    succeeded = any(_is_ours(other, histories) and other.is_activated for other in descendants)
     # The keys of a chain belong to its newest licensed agreement alone, or to its first while none is licensed.
     holds_keys = not succeeded and (history.is_activated or history.predecessor is None)
     activation = _activation(history, product)
@@ -543,7 +573,9 @@ def _end(history: _History) -> tuple[State, datetime, str] | None:
         cause = next((f.status for f in ends if f.status in ENDING_STATUSES | SUCCEEDED_STATUSES), None)
         return State.ENDED, deprovisioned.at, cause or "DEPROVISIONED"
     if ended is not None:
-        return State.ENDING, ended.at, str(ended.status)
+        # The last usage is accepted no longer by then, whether or not License Deprovisioned came.
+        is_over = any(fact.status in ENDING_STATUSES and fact.at > ended.at + OBSERVATION_LAG for fact in ends)
+        return State.ENDED if is_over else State.ENDING, ended.at, str(ended.status)
     return None
 
 

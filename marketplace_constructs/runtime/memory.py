@@ -16,7 +16,7 @@ from marketplace_constructs.domain.agreements import Entitlement, Fact
 from marketplace_constructs.domain.plan_versions import PlanVersion, holding
 from marketplace_constructs.runtime.agreements.api_keys import ApiKey
 from marketplace_constructs.runtime.agreements.gate_entries import GateEntry
-from marketplace_constructs.runtime.agreements.marketplace import ResolvedCustomer, TokenRefused
+from marketplace_constructs.runtime.agreements.marketplace import DescribedAgreement, ResolvedCustomer, TokenRefused
 
 
 class MemoryFacts:
@@ -169,6 +169,7 @@ class MemoryMarketplace:
         self.expired: set[str] = set()
         self.rights: dict[tuple[str, str | None], tuple[Entitlement, ...]] = {}
         self.statuses: dict[str, str] = {}
+        self.initial: dict[str, str] = {}
 
     def resolve_customer(self, token: str) -> ResolvedCustomer:
         """Whose token it is."""
@@ -183,6 +184,10 @@ class MemoryMarketplace:
         del product_code
         return self.rights.get((buyer, license_arn), ())
 
-    def agreement_status(self, agreement_id: str) -> str | None:
-        """AWS's status of an agreement."""
-        return self.statuses.get(agreement_id)
+    def describe_agreement(self, agreement_id: str) -> DescribedAgreement | None:
+        """An agreement whose status is known."""
+        if agreement_id not in self.statuses:
+            return None
+        return DescribedAgreement(
+            status=self.statuses[agreement_id], initial_agreement_id=self.initial.get(agreement_id, agreement_id)
+        )

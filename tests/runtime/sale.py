@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from marketplace_constructs.domain.product import Category, Dimension, DimensionType, PricingModel, Product
+from marketplace_constructs.domain.product import Category, Dimension, DimensionType, Metering, PricingModel, Product
 from marketplace_constructs.domain.subscription_events import TOPIC_OWNER
 from marketplace_constructs.runtime.agreements.access import Access
 from marketplace_constructs.runtime.agreements.api_keys import ApiKeys
@@ -33,6 +33,12 @@ CONCURRENT = Product.concurrent("abc123", dimensions=[Dimension.requests("calls"
 CONTRACT = Product.concurrent(
     "abc123",
     pricing_model=PricingModel.CONTRACT,
+    dimensions=[Dimension(key="seats", category=Category.USERS, type=DimensionType.ENTITLED)],
+)
+LEGACY_CONTRACT = Product.legacy(
+    "abc123",
+    pricing_model=PricingModel.CONTRACT,
+    metering=Metering.PIPELINE,
     dimensions=[Dimension(key="seats", category=Category.USERS, type=DimensionType.ENTITLED)],
 )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+import boto3
 import pytest
+from botocore.stub import Stubber
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from protected import Weakness
@@ -30,7 +32,12 @@ from sale import (
 from marketplace_constructs.domain.agreements import Entitlement, license_id
 from marketplace_constructs.domain.product import Dimension, Product
 from marketplace_constructs.domain.subscription_events import MalformedEvent
-from marketplace_constructs.runtime.agreements.marketplace import ResolvedCustomer, TokenRefused
+from marketplace_constructs.runtime.agreements.marketplace import (
+    AwsMarketplace,
+    DescribedAgreement,
+    ResolvedCustomer,
+    TokenRefused,
+)
 from marketplace_constructs.runtime.agreements.service import KeyRefused
 
 
@@ -500,6 +507,35 @@ def test_a_lost_end_is_found_by_asking_aws(sale: Sale) -> None:
     sale.wait(days=1)
     sale.reconcile()
     assert not sale.opens(key)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"startTime": START}, DescribedAgreement(status="ACTIVE", initial_agreement_id="agmt-one")),
+        ({"startTime": START + timedelta(seconds=1)}, None),
+        ("ResourceNotFoundException", None),
+        ("AccessDeniedException", None),
+    ],
+)
+def test_an_agreement_is_described_once_it_has_begun(
+    answer: dict[str, datetime] | str, expected: DescribedAgreement | None
+) -> None:
+    client = boto3.client("marketplace-agreement", "us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    asked = {"agreementId": "agmt-two"}
+    with Stubber(client) as stub:
+        if isinstance(answer, str):
+            stub.add_client_error("describe_agreement", answer, expected_params=asked)
+        else:
+            told = {"agreementId": "agmt-two", "status": "ACTIVE", "initialAgreementId": "agmt-one", **answer}
+            stub.add_response("describe_agreement", told, asked)
+        described = AwsMarketplace(
+            metering=lambda: None,  # type: ignore[arg-type, return-value]
+            entitlement=lambda: None,  # type: ignore[arg-type, return-value]
+            agreement=lambda: client,
+            clock=lambda: START,
+        ).describe_agreement("agmt-two")
+    assert described == expected
 
 
 def test_an_end_is_taken_back_only_when_aws_says_so_later(sale: Sale) -> None:

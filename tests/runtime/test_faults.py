@@ -24,6 +24,7 @@ from marketplace_constructs.runtime.agreements import reconciliation
 from marketplace_constructs.runtime.agreements.access import Access
 from marketplace_constructs.runtime.agreements.api_keys import ApiKeys
 from marketplace_constructs.runtime.agreements.gate_entries import DynamoDbGateEntries
+from marketplace_constructs.runtime.agreements.marketplace import DescribedAgreement
 from marketplace_constructs.runtime.agreements.service import TryAgain
 from marketplace_constructs.runtime.onboarding.contacts import Contact, DynamoDbContacts
 from marketplace_constructs.runtime.settings import ReconciliationSettings
@@ -351,14 +352,14 @@ def test_the_reconciliation_survives_each_fault_of_each_call(hourly: Hourly) -> 
 def test_what_is_known_of_a_buyer_counts_while_aws_cannot_be_asked(hourly: Hourly) -> None:
     hourly.drift(Trap(0, Crash, after=False, calls=1))
     marketplace = hourly.sale.marketplace
-    real = marketplace.agreement_status
+    real = marketplace.describe_agreement
 
-    def refusing(agreement_id: str) -> str | None:
+    def refusing(agreement_id: str) -> DescribedAgreement | None:
         if agreement_id == "agmt-drifted":
             raise aws_error("ValidationException", 400)
         return real(agreement_id)
 
-    marketplace.agreement_status = refusing  # type: ignore[method-assign]
+    marketplace.describe_agreement = refusing  # type: ignore[method-assign]
     with pytest.raises(reconciliation.ReconciliationError, match="1 of 1"):
         hourly.run()
     # Whoever is to be shut out is, and whoever is to be let in is; the run fails all the same, so that somebody looks.

@@ -43,6 +43,19 @@ class ResolvedCustomer:
     agreement_id: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescribedAgreement:
+    """What DescribeAgreement answers.
+
+    Args:
+        status: AWS's word.
+        initial_agreement_id: The first of the chain of renewals and replacements; itself where it continues none.
+    """
+
+    status: str
+    initial_agreement_id: str | None = None
+
+
 class Marketplace(Protocol):
     """What AWS Marketplace is asked."""
 
@@ -58,8 +71,8 @@ class Marketplace(Protocol):
         """What a buyer is entitled to: of one licence, or as a legacy customer where that is None."""
         ...
 
-    def agreement_status(self, agreement_id: str) -> str | None:
-        """AWS's status of an agreement that has begun; None where AWS knows none or does not let us see it."""
+    def describe_agreement(self, agreement_id: str) -> DescribedAgreement | None:
+        """An agreement that has begun; None where AWS knows none or does not let us see it."""
         ...
 
 
@@ -119,8 +132,11 @@ class AwsMarketplace:
             if license_arn is None or license_id(right.get("LicenseArn", "")) == license_id(license_arn)
         )
 
-    def agreement_status(self, agreement_id: str) -> str | None:
-        """The status that DescribeAgreement gives; a future-dated agreement has none until it starts."""
+    def describe_agreement(self, agreement_id: str) -> DescribedAgreement | None:
+        """What DescribeAgreement gives; nothing counts of a future-dated agreement until it starts.
+
+        Source: botocore 1.44.5, marketplace-agreement 2020-03-01, DescribeAgreement (read 2026-11-28).
+        """
         try:
             answer = self._agreement().describe_agreement(agreementId=agreement_id)
         except ClientError as error:
@@ -128,4 +144,7 @@ class AwsMarketplace:
                 return None
             raise
         starts_at = answer.get("startTime")
-        return None if starts_at is not None and starts_at > self._clock() else answer.get("status")
+        status = answer.get("status")
+        if not status or (starts_at is not None and starts_at > self._clock()):
+            return None
+        return DescribedAgreement(status=status, initial_agreement_id=answer.get("initialAgreementId"))

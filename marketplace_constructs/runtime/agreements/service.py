@@ -173,13 +173,16 @@ class AgreementsService:
         )
         if self._product.is_legacy or agreement.id == license_id(agreement.license_arn or ""):
             return
-        status = self._marketplace.agreement_status(agreement.id)
+        described = self._marketplace.describe_agreement(agreement.id)
         facts = [fact for fact in self._facts.of_buyer(agreement.buyer) if fact.agreement_id == agreement.id]
         observed = max((f for f in facts if f.kind is FactKind.OBSERVED), key=lambda fact: fact.at, default=None)
         ended_at = max((f.at for f in facts if f.kind in {FactKind.ENDED, FactKind.DEPROVISIONED}), default=None)
         # An end is only taken back by what is observed well after it, so the same answer may be news again.
         is_stale = observed is None or (ended_at is not None and observed.at <= ended_at + OBSERVATION_LAG)
-        if status is None or (observed is not None and observed.status == status and not is_stale):
+        if described is None:
+            return
+        known = (observed.status, observed.initial_agreement_id) if observed else None
+        if known == (described.status, described.initial_agreement_id) and not is_stale:
             return
         now = self._clock()
         self._facts.add(
@@ -189,7 +192,8 @@ class AgreementsService:
                 buyer=agreement.buyer,
                 at=now,
                 agreement_id=agreement.id,
-                status=status,
+                status=described.status,
+                initial_agreement_id=described.initial_agreement_id,
             )
         )
 
