@@ -32,6 +32,8 @@ KEPT: Final = timedelta(hours=48)
 RUNS_EVERY: Final = timedelta(minutes=5)
 """How often the meter looks what is due: twice at least between an agreement's final flush and the last moment for it,
 so that it is in time whenever the agreement ends, and also where one run fails."""
+EVENT: Final = "event:"
+"""With an event's name, what stands instead of a dimension where its agreement has no plan that says what it counts."""
 OTHER: Final = "other"
 """The path of an allocation that stands for all that have none of their own."""
 
@@ -55,6 +57,8 @@ class LossReason(StrEnum):
     """AWS refused it by itself, with an error of the request, until it took nothing that old any more."""
     TOO_MUCH = "too-much"
     """More than one record can hold, and no other hour is free."""
+    NO_PLAN = "no-plan"
+    """Its agreement had no plan, so that nobody knew what it counted."""
     BETWEEN_METERS = "between-meters"
     """It was used after API Gateway's own meter was switched off, and before this one could bill."""
     RELEASED = "released"
@@ -564,6 +568,9 @@ class _SeriesSealing:
     def _place(self, hour: datetime, usage: Usage, delta: Fraction) -> None:
         if self._is_between_meters(hour):
             self._lose(hour, delta, LossReason.BETWEEN_METERS)
+            return
+        if self._series.dimension.startswith(EVENT):
+            self._lose(hour, delta, LossReason.NO_PLAN)
             return
         slot = self._slot_for(hour)
         if slot is not None:

@@ -142,7 +142,7 @@ def event_usage_query(by: Sequence[str] = ()) -> str:
     Returns:
         A query with the columns ``by``; ``agreement``, whose usage it is; ``state``; ``meter``, the number of one; how
         many events; the milliseconds of the first; the sums of ``whole`` and ``fraction``. A state is ``billable``, or
-        one without a meter: ``unmetered`` (no Meter of the plan counts the event), ``unmatched`` (its agreement has no
+        one without a meter: ``unmetered`` (no Meter of the plan counts the event), ``unplanned`` (its agreement has no
         plan then, or one without a table), ``outside`` (its agreement had not begun, or was over), ``unattributed``
         (there is no such agreement).
     """
@@ -164,7 +164,7 @@ WITH placed AS (
     CASE
       WHEN p.owner IS NULL AND p.named IS NULL THEN 'unattributed'
       WHEN p.owner IS NULL THEN 'outside'
-      WHEN p.plan IS NULL THEN 'unmatched'
+      WHEN p.plan IS NULL THEN 'unplanned'
       WHEN m.meter IS NULL THEN 'unmetered'
       ELSE 'billable'
     END AS state,

@@ -291,6 +291,12 @@ def waiting_usage_forgotten(stack: ExitStack) -> None:
     stack.enter_context(patch.object(meter.Meter, "_next", forget))
 
 
+@_bug
+def usage_without_a_plan_forgotten(stack: ExitStack) -> None:
+    original = meter.Meter._with_plan
+    stack.enter_context(patch.object(meter.Meter, "_with_plan", lambda *given: (original(*given)[0], set())))
+
+
 def _events(stack: ExitStack, change: Callable[[Event], Event]) -> None:
     original = usage_events.read_event
 

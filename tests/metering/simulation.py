@@ -94,6 +94,7 @@ class Troubles:
     outage: float = 0.0
     cut_off: float = 0.0
     poison: float = 0.0
+    planless: float = 0.0
     skew_minutes: int = 0
 
 
@@ -118,6 +119,7 @@ def troubles_of(rng: random.Random) -> Troubles:
         outage=rng.choice([0.0, 0.0, 1.0]),
         cut_off=some(0.02),
         poison=some(0.1),
+        planless=some(0.1),
         skew_minutes=rng.choice([0, 0, 4]),
     )
 
@@ -160,6 +162,7 @@ class Life:
     named: str
     ends_at: datetime | None = None
     is_poisoned: bool = False
+    has_plan: bool = True
     is_over: bool = False
     moves: dict[datetime, str] = field(default_factory=dict)
 
@@ -377,7 +380,9 @@ class World:
         self.lives.append(life)
         self._fact(FactKind.REGISTERED, life, now)
         self._fact(FactKind.ACTIVATED, life, now)
-        self._fact(FactKind.ASSIGNED, life, now, plan=PLAN, takes_effect_at=hour_of(now))
+        life.has_plan = self.rng.random() >= self.troubles.planless
+        if life.has_plan:
+            self._fact(FactKind.ASSIGNED, life, now, plan=PLAN, takes_effect_at=hour_of(now))
 
     def cancel(self, life: Life) -> None:
         end = self.rng.choice([self.market.cancel, self.market.expire, self.market.terminate])
@@ -398,7 +403,7 @@ class World:
         life.ends_at = now
         following = Life(
             id=successor.id, agreement=successor, starts_at=now, named=life.named, is_poisoned=life.is_poisoned,
-            moves=dict(life.moves),
+            has_plan=life.has_plan, moves=dict(life.moves),
         )  # fmt: skip
         self.lives.append(following)
         self._fact(FactKind.AGREED, following, now, intent="RENEW", previous_agreement_id=life.id)
@@ -408,6 +413,8 @@ class World:
 
     def move(self, life: Life) -> None:
         """Assign the other plan, from one of the next hours on."""
+        if not life.has_plan:
+            return
         hour = next_hour(self.clock.now()) + self.rng.randint(0, 2) * HOUR
         plan = PARTNER if life.plan_at(hour) == PLAN else PLAN
         life.moves[hour] = plan
@@ -529,7 +536,9 @@ class World:
         name, source = rng.choice([STORED, STORED, SEATS]), rng.choice(["/disks", "/desks"])
         value = Decimal(rng.choice([1, 7, rng.randint(0, 10**6)])).scaleb(-rng.randint(0, 5))
         self._told[source] += 1
-        if life is not None and name == STORED:
+        if life is not None and not life.has_plan:
+            self._count(life.id, f"event:{name}", hour_of(at), Fraction(value))
+        elif life is not None and name == STORED:
             weight = self.weight_at(hour_of(at), life.plan_at(at))
             self._count(life.id, "data", hour_of(at), Fraction(value) * Fraction(weight))
         elif life is not None:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from protected import Weakness
-from simulation import Crash, Life, Process, World, check, manifests
+from simulation import PLAN, STORED, Crash, Life, Process, Troubles, World, check, manifests
 
+from marketplace_constructs.domain.agreements import FactKind
 from marketplace_constructs.domain.errors import MarketplaceConstructsError
-from marketplace_constructs.domain.metering import RUNS_EVERY, LossReason, MeteringRules, Outcome, hour_of
+from marketplace_constructs.domain.metering import RUNS_EVERY, LossReason, MeteringRules, Outcome, Series, hour_of
 from marketplace_constructs.domain.product import Metering, Product
 from marketplace_constructs.rehearsal.marketplace import FaultKind, IdenticalResend
 from marketplace_constructs.runtime.metering import codec
@@ -185,8 +186,6 @@ def test_what_aws_never_takes_is_given_up_alone(world: Calm) -> None:
     bad.is_poisoned = True
     world._pending_facts.clear()
     for kind in ("REGISTERED", "ACTIVATED"):
-        from marketplace_constructs.domain.agreements import FactKind  # noqa: PLC0415
-
         world._fact(FactKind[kind], bad, bad.starts_at)
     world.go(4 * MINUTE)
     world.use(2)
@@ -322,6 +321,40 @@ def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
     world.go(HOUR)
     world.go(HOUR)
     assert world.counted["DuplicateFromElsewhere"] == 1
+
+
+@pytest.mark.parametrize("has_plan_later", [True, False])
+def test_an_event_of_an_agreement_without_a_plan_holds_nobodys_hour(world: Calm, *, has_plan_later: bool) -> None:
+    world.troubles = Troubles(planless=1)
+    world.subscribe(world.market.add_buyer())
+    world.troubles = Troubles()
+    planless = world.lives[1]
+    world.go(4 * MINUTE)
+    now = world.clock.now()
+    told = {
+        "specversion": "1.0", "id": "1", "source": "/disks", "type": STORED, "subject": planless.id,
+        "time": now.isoformat(), "data": {"value": "3"},
+    }  # fmt: skip
+    world._pending_events.append((now, START, json.dumps({"detail": told}).encode() + b"\n"))
+    world._count(planless.id, "data" if has_plan_later else f"event:{STORED}", START, Fraction(3))
+    world.use(2)
+    world.go(71 * MINUTE)
+    assert world.billed() == [(10, 2)]
+    assert world.counted["LinesUnmatched"] == 1
+    if has_plan_later:
+        world._fact(FactKind.ASSIGNED, planless, world.clock.now(), plan=PLAN, takes_effect_at=START)
+        world.clock.advance(4 * MINUTE)
+        world._tell()
+    world.go(HOUR)
+    world.go(18 * HOUR)
+    losses = [(one.series, one.reason) for manifest in manifests(world) for one in manifest.losses]
+    ours = [one.quantity for one in world.market.accepted_records if one.agreement_id == planless.id and one.quantity]
+    if has_plan_later:
+        assert (ours, losses) == ([3], [])
+    else:
+        series = Series(agreement=planless.id, dimension=f"event:{STORED}")
+        assert (ours, losses) == ([], [(series, LossReason.NO_PLAN)])
+        assert world.counted["UsageLost"] == 1
 
 
 def test_where_sending_is_denied_each_run_asks_once_and_the_hours_wait_sealed(world: Calm) -> None:

@@ -297,9 +297,16 @@ def test_an_event_is_judged_by_the_plan_of_its_time(log: UsageLog, files: Memory
     add(files, text(event("5", name="noted"), event("6", value="0")))
     found = read(log, lives=lives, tables=tables)
     assert found.usage == {
-        STORED: Usage(quantity=Fraction("3.5"), earliest=AT, by_path={"event:storage": Fraction("3.5")})
+        STORED: Usage(quantity=Fraction("3.5"), earliest=AT, by_path={"event:storage": Fraction("3.5")}),
+        # What they count, nobody knows; so they stand as they were told.
+        **{
+            Series(agreement=f"agmt-{n}", dimension="event:storage"): Usage(
+                quantity=Fraction(1), earliest=AT, by_path={"event:storage": Fraction(1)}
+            )
+            for n in (2, 3)
+        },
     }
-    assert found.closed.lines == {"stored billable": 4, "unmatched": 2, "unmetered": 1}
+    assert found.closed.lines == {"stored billable": 4, "unplanned": 2, "unmetered": 1}
 
 
 def test_what_a_plan_counted_then_is_known_though_the_product_declares_it_no_more(

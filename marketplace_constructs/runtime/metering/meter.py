@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from marketplace_constructs.domain.agreements import Fact
 from marketplace_constructs.domain.metering import (
+    EVENT,
     RUNS_EVERY,
     ClosedHour,
     LedgerState,
@@ -50,6 +51,7 @@ from marketplace_constructs.runtime.metering.send import MeteringClient, Sender,
 from marketplace_constructs.runtime.metering.totals import (
     ARRIVES_WITHIN,
     OUTSIDE,
+    UNPLANNED,
     DuckDbUsageLog,
     HourUsage,
     PlanTimeline,
@@ -252,20 +254,20 @@ class Meter:
                 return True
             who = self._register(now, anew=lost > 0)
             found = [self._read(hour, who, now, since=state.read_at or first)]
-            deadline = self._rules.deadline(hour)
-            if found[0].closed.lines.get(LineState.UNMATCHED) and now < deadline - _HELD_UNTIL:
+            if found[0].closed.lines.get(LineState.UNMATCHED) and now < self._held_until(hour):
                 self._tell("LinesUnmatched", found[0].closed.lines[LineState.UNMATCHED])
                 logger.error("hour held: lines match no route of any plan", extra={"hour": hour.isoformat()})
                 return False
-            postponed = []
+            postponed = list[datetime]()
             for late in sorted((found[0].also | state.again) & state.closed.keys()):
                 if self._has_time():
                     found.append(self._read(late, who, now))
                 else:
                     postponed.append(late)
+            usage, unplanned = self._with_plan(_joined(found), now)
             sealed = Sealed(records=(), losses=(), waiting={}, excess={})
             if not self._options.product.is_native:
-                sealed = self._seal(state, _joined(found), who, closed=[hour], now=now)
+                sealed = self._seal(state, usage, who, closed=[hour], now=now)
             # What waits for a slot must be worked out again, whichever of these hours it is of.
             waiting = {one.closed.hour for one in found if sealed.waiting.keys() & one.usage.keys()}
             manifest = self._next(
@@ -277,12 +279,28 @@ class Meter:
                 records=sealed.records,
                 losses=sealed.losses,
                 read_at=now,
-                again=tuple(sorted({*waiting, *postponed})),
+                again=tuple(sorted({*waiting, *unplanned, *postponed})),
             )
             if self._ledger.append(manifest):
                 self._tell_closed(found[0], sealed)
                 return True
         return False
+
+    def _held_until(self, hour: datetime) -> datetime:
+        """Until when somebody may say how to count what nobody knows how to count."""
+        return self._rules.deadline(hour) - _HELD_UNTIL
+
+    def _with_plan(
+        self, usage: Mapping[Series, Mapping[datetime, Usage]], now: datetime
+    ) -> tuple[dict[Series, dict[datetime, Usage]], set[datetime]]:
+        """Usage without that of events whose agreement may still be given a plan, and the hours of these."""
+        kept, unplanned = dict[Series, dict[datetime, Usage]](), set[datetime]()
+        for series, by_hour in usage.items():
+            is_unplanned = series.dimension.startswith(EVENT)
+            waits = {hour for hour in by_hour if is_unplanned and now < self._held_until(hour)}
+            unplanned |= waits
+            kept[series] = {hour: one for hour, one in by_hour.items() if hour not in waits}
+        return kept, unplanned
 
     def _flush_ended(self, first: datetime) -> None:
         """Bill what an agreement used up to its end, at once and once more, while AWS still takes it."""
@@ -303,7 +321,8 @@ class Meter:
             start = max(max(state.closed, default=first), last - ARRIVES_WITHIN)
             hours = {start + number * _HOUR for number in range(int((last - start) / _HOUR) + 1)}
             found = [self._read(hour, who, now) for hour in sorted({*hours, *self._due(first), *state.again})]
-            usage = {s: by_hour for s, by_hour in _joined(found).items() if s.agreement in ended}
+            planned, _ = self._with_plan(_joined(found), now)
+            usage = {series: by_hour for series, by_hour in planned.items() if series.agreement in ended}
             sealed = self._seal(state, usage, Register(buyers=ended, lives=()), closed=(), now=now)
             manifest = self._next(state, now, records=sealed.records, losses=sealed.losses)
             if manifest.is_empty or self._ledger.append(manifest):
@@ -414,7 +433,7 @@ class Meter:
     def _tell_closed(self, found: HourUsage, sealed: Sealed) -> None:
         closed = found.closed
         self._tell("LinesQuarantined", closed.quarantined)
-        self._tell("LinesUnmatched", closed.lines.get(LineState.UNMATCHED, 0))
+        self._tell("LinesUnmatched", closed.lines.get(LineState.UNMATCHED, 0) + closed.lines.get(UNPLANNED, 0))
         self._tell("LinesUnattributed", closed.lines.get(LineState.UNATTRIBUTED, 0))
         self._tell("LinesOutsideAgreement", closed.lines.get(OUTSIDE, 0))
         self._tell("UsageExcess", len(sealed.excess))

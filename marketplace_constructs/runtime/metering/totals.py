@@ -50,6 +50,8 @@ SETTLING: Final = timedelta(minutes=15)
 """How far a listing looks back before the one before it, since clocks differ."""
 OUTSIDE: Final = "outside"
 """State of a line that names an agreement which had not begun, or was over."""
+UNPLANNED: Final = "unplanned"
+"""State of a usage event whose agreement has no plan, so that nobody knows what it counts."""
 MARKETPLACE: Final = "Marketplace"
 _HOUR: Final = timedelta(hours=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

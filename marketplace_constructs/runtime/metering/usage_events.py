@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from marketplace_constructs.domain.metering import ClosedHour, Series, Usage, hour_of
+from marketplace_constructs.domain.metering import EVENT, ClosedHour, Series, Usage, hour_of
 from marketplace_constructs.domain.plan_table import EventMeter, LineState, PlanTable
 from marketplace_constructs.engine.database import opened_database
 from marketplace_constructs.engine.parts import lines
@@ -40,6 +41,7 @@ from marketplace_constructs.runtime.metering.totals import (
     MARKETPLACE,
     OUTSIDE,
     SETTLING,
+    UNPLANNED,
     HourUsage,
     UsageLog,
     life_at,
@@ -229,7 +231,8 @@ class _Judged:
             return
         table = self._tables.get(life.plan)
         if table is None:
-            self.lines[LineState.UNMATCHED.value] += 1
+            quantity = event_quantity(event.whole, event.fraction, multiply=Decimal(1))
+            self.count_unplanned(life.owner, event.event, quantity, events=1, first_ms=event.time_ms)
             return
         meters = [meter for meter in table.events if meter.event == event.event]
         for meter in meters:
@@ -246,10 +249,19 @@ class _Judged:
     ) -> None:
         """Take a quantity in."""
         self.lines[f"{meter.dimension} {LineState.BILLABLE}"] += events
-        if quantity and self._tables[plan].channel == MARKETPLACE:
+        if self._tables[plan].channel == MARKETPLACE:
+            self._use(Series(agreement=owner, dimension=meter.dimension), meter.event, quantity, first_ms)
+
+    def count_unplanned(self, owner: str, event: str, quantity: Fraction, *, events: int, first_ms: int) -> None:
+        """Take in what nobody knows how to count, as it was told."""
+        self.lines[UNPLANNED] += events
+        self._use(Series(agreement=owner, dimension=f"{EVENT}{event}"), event, quantity, first_ms)
+
+    def _use(self, series: Series, event: str, quantity: Fraction, first_ms: int) -> None:
+        if quantity:
             earliest = _EPOCH + timedelta(milliseconds=first_ms)
-            more = Usage(quantity=quantity, earliest=earliest, by_path={tag_value(f"event:{meter.event}"): quantity})
-            _add(self._usage, Series(agreement=owner, dimension=meter.dimension), more)
+            more = Usage(quantity=quantity, earliest=earliest, by_path={tag_value(f"{EVENT}{event}"): quantity})
+            _add(self._usage, series, more)
 
     def found(self, hour: datetime, also: Iterable[datetime], quarantined: int) -> HourUsage:
         """The hour."""
@@ -377,9 +389,13 @@ class DuckDbUsageEvents:
                     f"CREATE TABLE {name} AS SELECT * FROM "
                     f"read_json('{directory}/{name}.json', {_columns(schema)}, format='newline_delimited')"
                 )
-            cursor = connection.execute(event_usage_query(), [begin_ms, end_ms])
+            cursor = connection.execute(event_usage_query(("event",)), [begin_ms, end_ms])
             while rows := cursor.fetchmany(10_000):
-                for owner, state, number, events, first_ms, whole, fraction in rows:
+                for event, owner, state, number, events, first_ms, whole, fraction in rows:
+                    if state == UNPLANNED:
+                        quantity = event_quantity(int(whole), int(fraction), multiply=Decimal(1))
+                        judged.count_unplanned(owner, event, quantity, events=events, first_ms=first_ms)
+                        continue
                     if number is None:
                         judged.lines[state] += events
                         continue
