@@ -131,9 +131,10 @@ def test_the_event_history_is_read_page_by_page() -> None:
 def test_a_moment_is_looked_for_around_itself_and_moments_that_are_near_together() -> None:
     minute = timedelta(minutes=1)
     sent = [AT, AT - 3 * timedelta(hours=1), AT - 9 * minute, AT - 20 * minute]
-    assert list(windows(sent, AT + minute)) == [
+    assert list(windows(sent, AT + minute, later=5 * minute)) == [
         (AT - 14 * minute, AT + minute),
         (AT - 25 * minute, AT - 15 * minute),
         (AT - 185 * minute, AT - 175 * minute),
     ]
-    assert list(windows([], AT)) == []
+    assert list(windows([AT, AT - 50 * minute], AT + minute, later=60 * minute)) == [(AT - 55 * minute, AT + minute)]
+    assert list(windows([], AT, later=minute)) == []

@@ -148,9 +148,11 @@ def test_a_death_after_any_step_bills_once(world: Calm, steps: int, resend: Iden
     with pytest.raises(Crash):
         world._main.meter.run()
     world._main = Process(world, timedelta(0))
+    # It had stood still before it called.
+    world.trail[:] = [(at + 40 * MINUTE, event) for at, event in world.trail]
     world.go(MINUTE)
     assert world.billed() == [(10, 3)]
-    world.go(HOUR)  # CloudTrail shows what is in doubt
+    world.go(2 * HOUR)  # CloudTrail shows what is in doubt
     assert {outcome for outcome, _ in world.outcomes().values()} == {Outcome.ACCEPTED}
 
 

@@ -19,10 +19,16 @@ EVENT_SOURCE: Final = "metering-marketplace.amazonaws.com"
 """Source: AWS Marketplace seller guide, logging metering calls with CloudTrail (read 2026-11-21)."""
 _MOST_EVENTS: Final = 2000
 _PAGE_SECONDS: Final = 0.5
-_AROUND: Final = timedelta(minutes=5)
+_SKEW: Final = timedelta(minutes=5)
 """How far the clocks of a call and of CloudTrail may differ: AWS refuses what was signed longer ago, or later.
 
 Source: IAM user guide, Signature Version 4 for API requests: within five minutes (read 2026-11-28).
+"""
+LOOKED_FOR: Final = (_SKEW, timedelta(hours=1))
+"""How long after it was noted an attempt is looked for, first and then.
+
+A process may stand still before it calls; but a seller with many agreements makes more calls in an hour than can be
+read back.
 """
 _IN_WORDS: Final = re.compile(r"([A-Z][a-z]{2} \d{1,2}, \d{4}),?\s+(\d{1,2}:\d\d:\d\d)\s+([AP]M)")
 
@@ -68,14 +74,17 @@ class CloudTrail:
             self._sleep(_PAGE_SECONDS)
 
 
-def windows(sent: Iterable[datetime], now: datetime) -> Iterator[tuple[datetime, datetime]]:
+def windows(sent: Iterable[datetime], now: datetime, *, later: timedelta) -> Iterator[tuple[datetime, datetime]]:
     """When CloudTrail may have noted calls of these moments, the latest first; what overlaps is one window.
 
-    A seller with many agreements makes more calls in a few hours than can be read back.
+    Args:
+        sent: When the attempts were noted.
+        now: The present moment.
+        later: How long after that a call may have been made.
     """
     latest: tuple[datetime, datetime] | None = None
     for moment in sorted(sent, reverse=True):
-        since, until = moment - _AROUND, min(moment + _AROUND, now)
+        since, until = moment - _SKEW, min(moment + later, now)
         if latest is not None and until >= latest[0]:
             latest = since, latest[1]
             continue

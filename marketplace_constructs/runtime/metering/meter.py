@@ -43,7 +43,7 @@ from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts
 from marketplace_constructs.runtime.aws import client, error_code
 from marketplace_constructs.runtime.clock import Clock, utc_now
 from marketplace_constructs.runtime.metering.buyers import Register, register
-from marketplace_constructs.runtime.metering.doubt import CloudTrail, Trail, shown_accepted, windows
+from marketplace_constructs.runtime.metering.doubt import LOOKED_FOR, CloudTrail, Trail, shown_accepted, windows
 from marketplace_constructs.runtime.metering.ledger import Attempt, Claim, Ledger, ledger_prefix
 from marketplace_constructs.runtime.metering.log_files import S3LogFiles
 from marketplace_constructs.runtime.metering.objects import S3Objects
@@ -406,25 +406,30 @@ class Meter:
             asked = [record for record, sent in attempts.items() if sent and now < sent[-1].at + _ASKED_FOR]
             if not asked:
                 return
-            shown: dict[str, str] = {}
-            try:
-                for since, until in windows((one.at for record in asked for one in attempts[record]), now):
-                    if self._has_time():
-                        shown |= shown_accepted(
-                            [doubtful[record] for record in asked],
-                            self._ports.trail,
-                            product_code=self._options.product.product_code,
-                            since=since,
-                            until=until,
-                        )
-            except (ClientError, BotoCoreError) as error:
-                logger.warning("CloudTrail not read", extra={"error": error_code(error)})
+            shown = self._shown(self._ports.trail, [doubtful[record] for record in asked], attempts, now)
             settlements = tuple(
                 Settlement(record=record, outcome=Outcome.ACCEPTED, metering_record_id=proof)
                 for record, proof in shown.items()
             )
             if not settlements or self._ledger.append(self._next(state, now, settlements=settlements)):
                 return
+
+    def _shown(
+        self, trail: Trail, records: Sequence[Record], attempts: Mapping[str, Sequence[Attempt]], now: datetime
+    ) -> dict[str, str]:
+        """The records that CloudTrail shows to be accepted, with AWS's proof."""
+        shown: dict[str, str] = {}
+        try:
+            for later in LOOKED_FOR:
+                left = [record for record in records if record.id not in shown]
+                sent = [attempt.at for record in left for attempt in attempts[record.id]]
+                for since, until in windows(sent, now, later=later):
+                    if self._has_time():
+                        code = self._options.product.product_code
+                        shown |= shown_accepted(left, trail, product_code=code, since=since, until=until)
+        except (ClientError, BotoCoreError) as error:
+            logger.warning("CloudTrail not read", extra={"error": error_code(error)})
+        return shown
 
     def _tell(self, name: str, number: int) -> None:
         if number:
