@@ -45,9 +45,13 @@ FINDINGS = (
 
 app = cdk.App(context=json.loads((ROOT / "cdk.json").read_text())["context"])
 env = cdk.Environment(account=os.environ["CDK_DEFAULT_ACCOUNT"], region=os.environ["CDK_DEFAULT_REGION"])
-HandwrittenStack(app, "LegacySale", is_legacy=True, env=env)
-HandwrittenStack(app, "ConcurrentSale", is_legacy=False, env=env)
+acknowledges = "BY_HAND_ACKNOWLEDGES" in os.environ
+HandwrittenStack(app, "LegacySale", is_legacy=True, acknowledges=acknowledges, env=env)
+HandwrittenStack(app, "ConcurrentSale", is_legacy=False, acknowledges=acknowledges, env=env)
 cdk.Tags.of(app).add("application", "proper-noun-search")
 cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
-cdk.Validations.of(app).acknowledge(*(cdk.Acknowledgment(id=rule, reason="see the example app") for rule in FINDINGS))
+if not acknowledges:
+    cdk.Validations.of(app).acknowledge(
+        *(cdk.Acknowledgment(id=rule, reason="see the example app") for rule in FINDINGS)
+    )
 app.synth()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import acknowledged
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -28,7 +29,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_wafv2 as wafv2
-from constructs import Construct
+from constructs import Construct, IConstruct
 
 _NOUNS_API: Final = Path(__file__).parents[2] / "stacks" / "nouns_api"
 _RUNTIME: Final = "marketplace_constructs.runtime"
@@ -56,14 +57,44 @@ _WATCHED: Final = {
     "AgreementWithoutLicense": ("Maximum", 1, 15, 4),
 }
 """Statistic, threshold, minutes of a period, and periods of each metric of the meter."""
+_OF_KEYS: Final = "arn:aws:apigateway:us-east-1::/apikeys/*"
+_OF_USAGE_PLANS: Final = tuple(
+    f"arn:aws:apigateway:us-east-1::/usageplans/<{plan}>/keys/*"
+    for plan in ("basic1A11807AC", "internal19AE8912A", "partner12728E716", "retail12164FE8B", "trial14A5A7681")
+)
+_OF_USAGE_PLAN: Final = "arn:aws:apigateway:us-east-1::/usageplans/<PlanDAF4E53A>/keys/*"
+_OF_PLANS: Final = ("<PlanTables0D2F3988.Arn>/plan-tables/*",)
+_OF_STREAM: Final = (
+    "<AccessLogD598EBE9.Arn>/access-log/*",
+    "<AccessLogD598EBE9.Arn>/errors/access-log/*",
+    "<DeliveryErrors.Arn>",
+)
+_OF_METER: Final = (
+    "<LedgerB7379752.Arn>/ledger/*",
+    "<AccessLogD598EBE9.Arn>/quarantine/*",
+    "<PlanTables0D2F3988.Arn>/plan-tables/*",
+    "<AccessLogD598EBE9.Arn>/access-log/*",
+)
+"""Resources with a wildcard that policies name, as cdk-nag writes them."""
 
 
 class HandwrittenStack(cdk.Stack):
-    """The proper-noun search and all that sells it, legacy or concurrent."""
+    """The proper-noun search and all that sells it, legacy or concurrent.
 
-    def __init__(self, scope: Construct, construct_id: str, *, is_legacy: bool, env: cdk.Environment) -> None:
+    Args:
+        scope: The app.
+        construct_id: Its id.
+        is_legacy: Whether agreements are legacy, and API Gateway meters.
+        acknowledges: Whether auditors' findings are acknowledged on each child; else whoever makes it does so at once.
+        env: Account and Region.
+    """
+
+    def __init__(
+        self, scope: Construct, construct_id: str, *, is_legacy: bool, acknowledges: bool, env: cdk.Environment
+    ) -> None:
         super().__init__(scope, construct_id, env=env, description="Proper-noun search, sold on AWS Marketplace")
-        api, authorized = self._sold_api()
+        self._acknowledges = acknowledges
+        api, authorized = self._sold_api(is_legacy=is_legacy)
         plans = [self._one_plan(api)] if is_legacy else self._documented_plans(api, authorized[-1])
         plan = plans[0]
         plan_arns = [f"arn:{self.partition}:apigateway:{self.region}::/usageplans/{p.usage_plan_id}" for p in plans]
@@ -167,6 +198,15 @@ class HandwrittenStack(cdk.Stack):
             }
         )
 
+    def _acknowledge(self, construct: IConstruct, *kinds: str, wildcards: tuple[str, ...] = ()) -> None:
+        if self._acknowledges:
+            acknowledged.acknowledge(construct, *kinds, wildcards=wildcards)
+
+    def _acknowledge_wildcards(self, function: lambda_.Function, *resources: str) -> None:
+        if self._acknowledges:
+            assert function.role is not None
+            acknowledged.acknowledge(function.role, wildcards=resources)
+
     def _outputs(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():
             cdk.CfnOutput(self, name, value=value)
@@ -221,6 +261,7 @@ class HandwrittenStack(cdk.Stack):
         )
         table.grant(function, "dynamodb:PutItem", "dynamodb:Scan")
         self._allow(function, ["s3:PutObject"], tables.arn_for_objects("plan-tables/*"))
+        self._acknowledge_wildcards(function, *_OF_PLANS)
         cdk.CustomResource(
             self,
             "PlanVersions",
@@ -245,7 +286,7 @@ class HandwrittenStack(cdk.Stack):
         self, construct_id: str, *, retention: cdk.Duration | None = None, name: str | None = None
     ) -> s3.Bucket:
         is_ledger = name is not None
-        return s3.Bucket(
+        bucket = s3.Bucket(
             self,
             construct_id,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
@@ -270,6 +311,8 @@ class HandwrittenStack(cdk.Stack):
             removal_policy=cdk.RemovalPolicy.RETAIN,
             versioned=True,
         )
+        self._acknowledge(bucket, "bucket")
+        return bucket
 
     def _access_log(self, api: apigateway.RestApi) -> tuple[s3.Bucket, firehose.CfnDeliveryStream]:
         bucket = self._bucket("AccessLog", retention=cdk.Duration.days(400))
@@ -295,6 +338,7 @@ class HandwrittenStack(cdk.Stack):
                 )
             },
         )
+        self._acknowledge(role, "role", wildcards=_OF_STREAM)
         properties = firehose.CfnDeliveryStream
         stream = firehose.CfnDeliveryStream(
             self,
@@ -444,6 +488,7 @@ class HandwrittenStack(cdk.Stack):
                 conditions={"StringEquals": {"aws:RequestedRegion": self.region}},
             )
         )
+        self._acknowledge_wildcards(function, *_OF_METER)
         events.Rule(
             self,
             "MeterSchedule",
@@ -469,7 +514,7 @@ class HandwrittenStack(cdk.Stack):
         threshold: int = 1,
         periods: int = 1,
     ) -> None:
-        metric.create_alarm(
+        alarm = metric.create_alarm(
             self,
             construct_id,
             alarm_description="see the runbook",
@@ -478,8 +523,9 @@ class HandwrittenStack(cdk.Stack):
             threshold=threshold,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )
+        self._acknowledge(alarm, "alarm")
 
-    def _sold_api(self) -> tuple[apigateway.RestApi, list[apigateway.Method]]:
+    def _sold_api(self, *, is_legacy: bool) -> tuple[apigateway.RestApi, list[apigateway.Method]]:
         search = lambda_.Function(
             self,
             "Search",
@@ -500,8 +546,24 @@ class HandwrittenStack(cdk.Stack):
         for path, operations in json.loads((_NOUNS_API / "openapi.json").read_text())["paths"].items():
             for name in operations:
                 method = api.root.resource_for_path(path).add_method(name.upper(), integration)
+                self._acknowledge(method, "method")
                 if path != "/v1/health":
                     authorized.append(method)
+                else:
+                    self._acknowledge(method, "open method")
+        self._acknowledge(api, "api")
+        if self._acknowledges:
+            of_log = ["stage without access log"] if is_legacy else []
+            self._acknowledge(api.deployment_stage, "stage", "stage without firewall", *of_log)
+            self._acknowledge(api.node.find_child("CloudWatchRole"), "role for API logs")
+            self._acknowledge(search.log_group, "log group")
+        self._acknowledge(
+            search,
+            "function",
+            "function without reserve",
+            "function without dead letters",
+            "function with AWS's policy",
+        )
         return api, authorized
 
     def _guard(self, api: apigateway.RestApi, methods: list[apigateway.Method], gate: lambda_.Function) -> None:
@@ -531,7 +593,7 @@ class HandwrittenStack(cdk.Stack):
         )
 
     def _table(self, construct_id: str, partition_key: str, sort_key: str | None = None) -> dynamodb.Table:
-        return dynamodb.Table(
+        table = dynamodb.Table(
             self,
             construct_id,
             billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
@@ -544,15 +606,19 @@ class HandwrittenStack(cdk.Stack):
             removal_policy=cdk.RemovalPolicy.RETAIN,
             sort_key=None if sort_key is None else dynamodb.Attribute(name=sort_key, type=_STRING),
         )
+        self._acknowledge(table, "table")
+        return table
 
     def _log_group(self, construct_id: str) -> logs.LogGroup:
-        return logs.LogGroup(
+        log_group = logs.LogGroup(
             self,
             construct_id,
             deletion_protection_enabled=True,
             removal_policy=cdk.RemovalPolicy.RETAIN,
             retention=logs.RetentionDays.THIRTEEN_MONTHS,
         )
+        self._acknowledge(log_group, "log group")
+        return log_group
 
     def _function(
         self,
@@ -570,7 +636,8 @@ class HandwrittenStack(cdk.Stack):
         log_group = self._log_group(f"{construct_id}Log")
         role = iam.Role(self, f"{construct_id}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         log_group.grant_write(role)
-        return lambda_.Function(
+        self._acknowledge(role, "role for any resource", "role")
+        function = lambda_.Function(
             self,
             construct_id,
             architecture=lambda_.Architecture.ARM_64,
@@ -588,6 +655,14 @@ class HandwrittenStack(cdk.Stack):
             timeout=cdk.Duration.seconds(seconds),
             tracing=lambda_.Tracing.ACTIVE,
         )
+        self._acknowledge(
+            function,
+            "function",
+            *(["function with settings"] if environment is not None else []),
+            *(["function without reserve"] if concurrency is None else []),
+            *(["function without dead letters"] if dead_letter_queue is None else []),
+        )
+        return function
 
     def _allow(self, function: lambda_.Function, actions: list[str], *resources: str) -> None:
         function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=list(resources)))
@@ -605,6 +680,8 @@ class HandwrittenStack(cdk.Stack):
             (("DELETE", "GET"), [f"{plan}/keys/*" for plan in plan_arns]),
         ):
             self._allow(function, [f"apigateway:{action}" for action in actions], *resources)
+        of_plans = _OF_USAGE_PLANS if len(plan_arns) > 1 else (_OF_USAGE_PLAN,)
+        self._acknowledge_wildcards(function, _OF_KEYS, *of_plans)
 
     def _dead_letters(self, construct_id: str) -> sqs.Queue:
         queue = sqs.Queue(
@@ -614,7 +691,7 @@ class HandwrittenStack(cdk.Stack):
             enforce_ssl=True,
             retention_period=cdk.Duration.days(14),
         )
-        queue.metric_approximate_number_of_messages_visible(
+        alarm = queue.metric_approximate_number_of_messages_visible(
             period=cdk.Duration.minutes(5), statistic="Maximum"
         ).create_alarm(
             self,
@@ -625,6 +702,8 @@ class HandwrittenStack(cdk.Stack):
             threshold=1,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )
+        self._acknowledge(queue, "queue")
+        self._acknowledge(alarm, "alarm")
         return queue
 
     def _queue_with_dead_letters(self, construct_id: str) -> tuple[sqs.Queue, sqs.Queue]:
@@ -638,6 +717,7 @@ class HandwrittenStack(cdk.Stack):
             retention_period=cdk.Duration.days(4),
             visibility_timeout=cdk.Duration.seconds(360),
         )
+        self._acknowledge(queue, "queue")
         return queue, dead_letters
 
     def _subscribe(self, queue: sqs.Queue) -> None:
@@ -719,6 +799,7 @@ class HandwrittenStack(cdk.Stack):
             source_account=self.account,
         )
         secret.deny_account_root_delete()
+        self._acknowledge(secret, "secret")
         secretsmanager.CfnRotationSchedule(
             self,
             "Schedule",
@@ -757,7 +838,10 @@ class HandwrittenStack(cdk.Stack):
         integration = apigateway.LambdaIntegration(function, allow_test_invoke=False)
         for route in _ROUTES:
             method, path = route.split(" ")
-            api.root.resource_for_path(path).add_method(method, integration)
+            self._acknowledge(api.root.resource_for_path(path).add_method(method, integration), "open method", "method")
+        self._acknowledge(api, "api")
+        if self._acknowledges:
+            self._acknowledge(api.deployment_stage, "stage")
         visibility = wafv2.CfnWebACL.VisibilityConfigProperty(
             cloud_watch_metrics_enabled=True, metric_name="onboarding", sampled_requests_enabled=False
         )
@@ -782,6 +866,7 @@ class HandwrittenStack(cdk.Stack):
             scope="REGIONAL",
             visibility_config=visibility,
         )
+        self._acknowledge(firewall, "firewall")
         wafv2.CfnWebACLAssociation(
             self,
             "FirewallAssociation",
@@ -802,7 +887,7 @@ class HandwrittenStack(cdk.Stack):
                 ("AgreementNeedsAttention", "Faults", "MalformedEvent", "ProductCodeDrift", "UnknownEvent")
             )
         }
-        cloudwatch.MathExpression(
+        alarm = cloudwatch.MathExpression(
             expression=" + ".join(f"FILL({name}, 0)" for name in counts), using_metrics=counts
         ).create_alarm(
             self,
@@ -813,9 +898,10 @@ class HandwrittenStack(cdk.Stack):
             threshold=1,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )
+        self._acknowledge(alarm, "alarm")
 
     def _metering(self, plan: apigateway.UsagePlan, plan_arn: str) -> None:
-        iam.Role(
+        role = iam.Role(
             self,
             "MeteringRole",
             assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"),
@@ -832,6 +918,7 @@ class HandwrittenStack(cdk.Stack):
             },
             role_name="ApiGatewayMarketplaceMeteringRole",
         )
+        self._acknowledge(role, "role for any resource", "role")
         function = self._function("ProductCodeFunction", "usage_plan", seconds=900)
         self._allow(function, ["apigateway:GET", "apigateway:PATCH"], plan_arn)
         self._allow(function, ["cloudformation:DescribeStacks"], self.stack_id)

@@ -26,9 +26,11 @@ from marketplace_constructs.infrastructure.delivery_stream import (
 )
 from marketplace_constructs.infrastructure.security_log import security_log
 from marketplace_constructs.infrastructure.tokens import (
+    asked_once,
     days,
     hours,
     minutes,
+    node_of,
     resources_of_type,
     seconds,
     seconds_of,
@@ -213,9 +215,10 @@ class AccessLog(Construct):
             removal_policy=cdk.RemovalPolicy.RETAIN,
             versioned=True,
         )
-        assert bucket.policy is not None
+        policy = bucket.policy
+        assert policy is not None
         # What is kept is kept under TLS.
-        bucket.policy.apply_removal_policy(cdk.RemovalPolicy.RETAIN)
+        policy.apply_removal_policy(cdk.RemovalPolicy.RETAIN)
         acknowledge(
             bucket,
             {
@@ -332,8 +335,9 @@ def _format_problems(line: str) -> Iterator[Problem]:
         )
 
 
+@asked_once
 def _stage_resource(stage: apigateway.Stage) -> apigateway.CfnStage:
-    resource = stage.node.default_child
+    resource = node_of(stage).default_child
     assert isinstance(resource, apigateway.CfnStage)
     return resource
 

@@ -21,6 +21,8 @@ _NIST: Final = "NIST.800.53.R5"
 _PCI: Final = "PCI.DSS.321"
 _ACKNOWLEDGED: Final = "aws:cdk:acknowledged-rules"
 """What auditors find acknowledgements by; ``Validations.ACKNOWLEDGED_RULES_METADATA_KEY``, which would cost a call."""
+_SHOWN: Final[dict[str, str]] = {}
+"""Resources as cdk-nag writes them, by what they are with their tokens."""
 _AWS_POLICY: Final = "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role"
 
 
@@ -105,13 +107,12 @@ def acknowledge_wildcards(construct: IConstruct, reasons: Mapping[str, str]) -> 
         construct: The role.
         reasons: To each resource, as the policy names it, why, and what bounds it.
     """
-    resources: list[object] = stack_of(construct).resolve(list(reasons))
+    new = [resource for resource in reasons if resource not in _SHOWN]
+    if new:
+        _SHOWN.update(zip(new, map(_show, stack_of(construct).resolve(new)), strict=True))
     _record(
         node_of(construct),
-        {
-            f"AwsSolutions-IAM5[Resource::{_show(resource)}]": reason
-            for resource, reason in zip(resources, reasons.values(), strict=True)
-        },
+        {f"AwsSolutions-IAM5[Resource::{_SHOWN[resource]}]": reason for resource, reason in reasons.items()},
     )
 
 

@@ -24,7 +24,7 @@ from marketplace_constructs.infrastructure.acknowledgements import acknowledge_w
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.function import role_of, runtime_function
 from marketplace_constructs.infrastructure.seller import Seller
-from marketplace_constructs.infrastructure.table import sale_table
+from marketplace_constructs.infrastructure.table import sale_table, table_name
 from marketplace_constructs.infrastructure.tokens import hours, minutes, seconds_of, stack_of
 from marketplace_constructs.infrastructure.usage_plan import control_plane_arn, usage_plan_arn
 from marketplace_constructs.runtime.settings import (
@@ -98,12 +98,12 @@ class Agreements(Construct):
             pricing_model=product.pricing_model,
             metering=product.metering,
             metering_region=product.metering_region,
-            facts_table=self.facts_table.table_name,
-            keys_table=keys_table.table_name,
+            facts_table=table_name(self.facts_table),
+            keys_table=table_name(keys_table),
             usage_plan_id=usage_plan.usage_plan_id,
             # It ends where a longer one cannot go on: keys that begin so and have no fact are removed.
             key_prefix=f"{cdk.Names.unique_resource_name(self, max_length=64, separator='-')}/",
-            plans_table="" if plans is None else plans.table.table_name,
+            plans_table="" if plans is None else table_name(plans.table),
         )
         self._reconcile(seller, observe_every, alarm_topic, removal_policy)
 
@@ -226,7 +226,7 @@ class Agreements(Construct):
             bounded_by="its schedule, one run an hour",
             settings=ReconciliationSettings(
                 **asdict(self.settings),
-                contacts_table=self.contacts_table.table_name,
+                contacts_table=table_name(self.contacts_table),
                 sender=seller.sender or "",
                 seller_name=seller.seller_name,
                 support_contact=seller.support_contact,

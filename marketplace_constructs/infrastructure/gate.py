@@ -18,6 +18,7 @@ from marketplace_constructs.domain.usage_plan import route_problem
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.routes import (
     Operation,
+    api_id,
     cfn_rest_api,
     document_of,
     is_preflight,
@@ -28,7 +29,7 @@ from marketplace_constructs.infrastructure.routes import (
     properties_of,
     route_of,
 )
-from marketplace_constructs.infrastructure.table import sale_table
+from marketplace_constructs.infrastructure.table import sale_table, table_name
 from marketplace_constructs.infrastructure.tokens import (
     is_token,
     seconds,
@@ -107,7 +108,7 @@ class Gate(Construct):
             memory_size=512,
             bounded_by="the sold API's throttle, and answers that API Gateway keeps",
             when_it_fails="API Gateway waits for the answer, and shuts the caller out where there is none",
-            settings=GateSettings(keys_table=self.keys_table.table_name),
+            settings=GateSettings(keys_table=table_name(self.keys_table)),
             removal_policy=removal_policy,
         )
         self.keys_table.grant(self.function, "dynamodb:GetItem")
@@ -118,7 +119,7 @@ class Gate(Construct):
         Args:
             plans_table: Of ``SellableApi.plans``; partition key ``plan``, sort key ``holds_from``.
         """
-        self.function.add_environment("PLANS_TABLE", plans_table.table_name)
+        self.function.add_environment("PLANS_TABLE", table_name(plans_table))
         plans_table.grant(self.function, "dynamodb:Query")
 
     def guard_api(self, api: apigateway.IRestApi, *, deployment: apigateway.Deployment | None = None) -> None:
@@ -142,7 +143,7 @@ class Gate(Construct):
             principal=service("apigateway.amazonaws.com"),
             source_arn=stack_of(self).format_arn(
                 service="execute-api",
-                resource=api.rest_api_id,
+                resource=api_id(api),
                 resource_name=f"authorizers/{authorizer_id}",
             ),
         )
@@ -211,7 +212,7 @@ class Gate(Construct):
             authorizer_uri=self._authorizer_uri(),
             identity_source=",".join(_IDENTITY_SOURCES),
             name=cdk.Names.unique_resource_name(self, max_length=128),
-            rest_api_id=api.rest_api_id,
+            rest_api_id=api_id(api),
             type="REQUEST",
         )
         authorizer_id = authorizer.ref

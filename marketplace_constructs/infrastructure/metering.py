@@ -25,7 +25,9 @@ from marketplace_constructs.infrastructure.acknowledgements import acknowledge, 
 from marketplace_constructs.infrastructure.alarms import RUNBOOKS, runbook_alarm
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
 from marketplace_constructs.infrastructure.function import role_of, runtime_function
+from marketplace_constructs.infrastructure.table import table_name
 from marketplace_constructs.infrastructure.tokens import (
+    asked_once,
     days,
     identity,
     minutes,
@@ -195,8 +197,8 @@ class Meter(Construct):
                 sale=agreements.settings.sale,
                 stack=stack_of(self).stack_name,
                 joins=joins,
-                facts_table=agreements.facts_table.table_name,
-                plans_table=plans.table.table_name,
+                facts_table=table_name(agreements.facts_table),
+                plans_table=table_name(plans.table),
                 tables_bucket=plans.tables_bucket.bucket_name,
                 ledger_bucket=self.ledger_bucket.bucket_name,
                 log_bucket=access_log.bucket.bucket_name,
@@ -260,7 +262,7 @@ class Meter(Construct):
                 )
 
     def _ledger_objects(self) -> str:
-        return self.ledger_bucket.arn_for_objects(f"{LEDGER_PREFIX}*")
+        return _ledger_objects(self.ledger_bucket)
 
     def _ledger(self, retention: cdk.Duration) -> s3.Bucket:
         product = hashlib.sha256(self.product.product_code.encode()).hexdigest()[:10]
@@ -279,8 +281,9 @@ class Meter(Construct):
             removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
             versioned=True,
         )
-        assert bucket.policy is not None
-        bucket.policy.apply_removal_policy(cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE)
+        policy = bucket.policy
+        assert policy is not None
+        policy.apply_removal_policy(cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE)
         acknowledge(
             bucket,
             {
@@ -345,6 +348,11 @@ class Meter(Construct):
                 is_silence_alarming=watched.is_silence_alarming,
                 alarm_topic=alarm_topic,
             )
+
+
+@asked_once
+def _ledger_objects(bucket: s3.IBucket) -> str:
+    return bucket.arn_for_objects(f"{LEDGER_PREFIX}*")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,15 @@ from marketplace_constructs.infrastructure.agreements import Agreements
 from marketplace_constructs.infrastructure.function import runtime_function
 from marketplace_constructs.infrastructure.security_log import security_log
 from marketplace_constructs.infrastructure.seller import Seller
-from marketplace_constructs.infrastructure.tokens import is_token, minutes, resources_of_type, seconds, stack_of
+from marketplace_constructs.infrastructure.table import table_name
+from marketplace_constructs.infrastructure.tokens import (
+    is_token,
+    minutes,
+    node_of,
+    resources_of_type,
+    seconds,
+    stack_of,
+)
 from marketplace_constructs.runtime.settings import OnboardingSettings
 
 if TYPE_CHECKING:
@@ -146,8 +154,8 @@ class Onboarding(Construct):
             when_it_fails="API Gateway waits for the answer, and shows the buyer a page where there is none",
             settings=OnboardingSettings(
                 **asdict(agreements.settings),
-                contacts_table=agreements.contacts_table.table_name,
-                signing_secret=self.signing_secret.secret_arn,
+                contacts_table=table_name(agreements.contacts_table),
+                signing_secret=self._signing_secret_arn,
                 seller_name=seller.seller_name,
                 logo_url=seller.logo_url or "",
                 support_contact=seller.support_contact,
@@ -161,7 +169,7 @@ class Onboarding(Construct):
         self.api = self._api(throttle)
         if access_log is not False:
             self.access_log = security_log(self, "AccessLog", removal_policy=removal_policy)
-            stage = self.api.deployment_stage.node.default_child
+            stage = node_of(self._stage).default_child
             assert stage is not None
             # The stage alone: an Aspect is called for everything below its construct.
             cdk.Aspects.of(stage).add(
@@ -197,15 +205,15 @@ class Onboarding(Construct):
 
     def metric_count(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Calls to the page (Count)."""
-        return self.api.deployment_stage.metric_count(period=period, statistic=statistic)
+        return self._stage.metric_count(period=period, statistic=statistic)
 
     def metric_client_error(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Answers of 400 to 499 (4XXError)."""
-        return self.api.deployment_stage.metric_client_error(period=period, statistic=statistic)
+        return self._stage.metric_client_error(period=period, statistic=statistic)
 
     def metric_server_error(self, *, period: cdk.Duration | None = None, statistic: str = "Sum") -> cloudwatch.Metric:
         """Answers of 500 to 599 (5XXError); each is a buyer who was turned away."""
-        return self.api.deployment_stage.metric_server_error(period=period, statistic=statistic)
+        return self._stage.metric_server_error(period=period, statistic=statistic)
 
     def _signing_secret(self, removal_policy: cdk.RemovalPolicy) -> secretsmanager.Secret:
         secret = secretsmanager.Secret(
@@ -215,6 +223,7 @@ class Onboarding(Construct):
             generate_secret_string=secretsmanager.SecretStringGenerator(exclude_punctuation=True, password_length=64),
         )
         secret.deny_account_root_delete()
+        self._signing_secret_arn = secret.secret_arn
         acknowledge(
             secret,
             {
@@ -244,24 +253,25 @@ class Onboarding(Construct):
         iam.Grant.add_to_principal(
             grantee=rotation,
             actions=[f"secretsmanager:{action}" for action in _ROTATE],
-            resource_arns=[secret.secret_arn],
+            resource_arns=[self._signing_secret_arn],
         )
+        function_arn = rotation.function_arn
         permission = lambda_.CfnPermission(
             rotation,
             "Rotation",
             action="lambda:InvokeFunction",
-            function_name=rotation.function_arn,
+            function_name=function_arn,
             principal="secretsmanager.amazonaws.com",
             source_account=stack_of(self).account,
         )
         schedule = secretsmanager.CfnRotationSchedule(
             secret,
             "Rotation",
-            rotation_lambda_arn=rotation.function_arn,
+            rotation_lambda_arn=function_arn,
             rotation_rules=secretsmanager.CfnRotationSchedule.RotationRulesProperty(
                 schedule_expression="rate(30 days)"
             ),
-            secret_id=secret.secret_arn,
+            secret_id=self._signing_secret_arn,
         )
         # The first rotation begins when the schedule is made.
         schedule.node.add_dependency(permission)
@@ -273,7 +283,7 @@ class Onboarding(Construct):
         agreements.grant_keep_contacts(self.function)
         agreements.grant_confirm(self.function, seller)
         for actions, resource in (
-            (["secretsmanager:GetSecretValue"], self.signing_secret.secret_arn),
+            (["secretsmanager:GetSecretValue"], self._signing_secret_arn),
             # It knows no resources.
             (["aws-marketplace:ResolveCustomer"], "*"),
         ):
@@ -307,8 +317,9 @@ class Onboarding(Construct):
                 resource.add_method(method, integration),
                 {Finding.API_AUTHORIZATION: _SIGN_IN, Finding.API_USER_POOL: _SIGN_IN},
             )
+        self._stage = api.deployment_stage
         acknowledge(
-            api.deployment_stage,
+            self._stage,
             {
                 Finding.API_CACHE: "every page is made for one buyer",
                 Finding.API_CLIENT_CERTIFICATE: "the only backend is a function, which IAM lets this API alone call",
@@ -353,7 +364,7 @@ class Onboarding(Construct):
         wafv2.CfnWebACLAssociation(
             self,
             "FirewallAssociation",
-            resource_arn=self.api.deployment_stage.stage_arn,
+            resource_arn=self._stage.stage_arn,
             web_acl_arn=acl.attr_arn,
         )
 

@@ -26,7 +26,7 @@ from marketplace_constructs.infrastructure.acknowledgements import acknowledge, 
 from marketplace_constructs.infrastructure.function import role_of, runtime_function
 from marketplace_constructs.infrastructure.monetization import Monetization, checked_at, error_problems, finding_text
 from marketplace_constructs.infrastructure.routes import declared_routes, guarded_routes, policy_routes, unknown_routes
-from marketplace_constructs.infrastructure.table import sale_table
+from marketplace_constructs.infrastructure.table import sale_table, table_name
 from marketplace_constructs.infrastructure.tokens import asked_once, minutes, validate_at_synthesis
 from marketplace_constructs.infrastructure.usage_plan import MarketplaceUsagePlan, throttle_key
 from marketplace_constructs.runtime.settings import PlansSettings
@@ -99,9 +99,10 @@ class Plans(Construct):
             removal_policy=cdk.RemovalPolicy.RETAIN,
             versioned=True,
         )
-        assert bucket.policy is not None
+        policy = bucket.policy
+        assert policy is not None
         # What is kept is kept under TLS.
-        bucket.policy.apply_removal_policy(cdk.RemovalPolicy.RETAIN)
+        policy.apply_removal_policy(cdk.RemovalPolicy.RETAIN)
         acknowledge(
             bucket,
             {
@@ -129,7 +130,7 @@ class Plans(Construct):
             timeout=minutes(5),
             bounded_by="the stack's own operations, one at a time",
             when_it_fails="CloudFormation waits for the answer, and fails the operation where there is none",
-            settings=PlansSettings(plans_table=self.table.table_name, tables_bucket=self.tables_bucket.bucket_name),
+            settings=PlansSettings(plans_table=table_name(self.table), tables_bucket=self.tables_bucket.bucket_name),
             removal_policy=self._removal_policy,
         )
         self.table.grant(function, "dynamodb:PutItem", "dynamodb:Scan")

@@ -63,9 +63,15 @@ def methods_below(scope: IConstruct) -> list[apigateway.CfnMethod]:
 
 
 @asked_once
+def stage_name(stage: apigateway.Stage) -> str:
+    """The name of a stage, a token."""
+    return stage.stage_name
+
+
+@asked_once
 def route_of(method: apigateway.CfnMethod) -> str | None:
     """The route of a method that was defined by ``add_method``; None for a bare CfnMethod."""
-    owner = method.node.scope
+    owner = node_of(method).scope
     return _route(owner) if isinstance(owner, apigateway.Method) else None
 
 

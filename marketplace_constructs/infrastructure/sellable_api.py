@@ -28,7 +28,7 @@ from marketplace_constructs.infrastructure.onboarding import (
     Onboarding,
     onboarding_problems,
 )
-from marketplace_constructs.infrastructure.routes import cfn_rest_api, routes_of
+from marketplace_constructs.infrastructure.routes import api_id, cfn_rest_api, routes_of, stage_name
 from marketplace_constructs.infrastructure.seller import Seller
 from marketplace_constructs.infrastructure.subscription_events import SubscriptionEvents
 from marketplace_constructs.infrastructure.tokens import hours, identity, is_token, seconds, stack_of
@@ -419,8 +419,8 @@ def _stage_of(api: apigateway.IRestApi) -> apigateway.Stage | None:
 
 def _stage_url(stage: apigateway.Stage) -> str:
     stack = stack_of(stage)
-    host = f"{stage.rest_api.rest_api_id}.execute-api.{stack.region}.{stack.url_suffix}"
-    return f"https://{host}/{stage.stage_name}"
+    host = f"{api_id(stage.rest_api)}.execute-api.{stack.region}.{stack.url_suffix}"
+    return f"https://{host}/{stage_name(stage)}"
 
 
 def _api_name(resource: apigateway.CfnRestApi | None) -> str:

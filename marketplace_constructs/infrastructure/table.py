@@ -8,6 +8,13 @@ from constructs import Construct
 
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge
+from marketplace_constructs.infrastructure.tokens import asked_once
+
+
+@asked_once
+def table_name(table: dynamodb.ITable) -> str:
+    """The name of a table, a token."""
+    return table.table_name
 
 
 def sale_table(

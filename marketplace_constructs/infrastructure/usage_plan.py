@@ -14,8 +14,15 @@ from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.domain.product import Product
 from marketplace_constructs.domain.usage_plan import Quota, Throttle, limits_problems
 from marketplace_constructs.infrastructure.function import runtime_function
-from marketplace_constructs.infrastructure.routes import api_id, routes_of
-from marketplace_constructs.infrastructure.tokens import asked_once, identity, minutes, stack_of, validate_at_synthesis
+from marketplace_constructs.infrastructure.routes import api_id, routes_of, stage_name
+from marketplace_constructs.infrastructure.tokens import (
+    asked_once,
+    identity,
+    minutes,
+    node_of,
+    stack_of,
+    validate_at_synthesis,
+)
 
 _LAST_PLANS: Final[dict[str, MarketplaceUsagePlan]] = {}
 """The plan that was defined last, by the identity of its stack."""
@@ -73,7 +80,7 @@ class MarketplaceUsagePlan(Construct):
         super().__init__(scope, construct_id)
         earlier = self._earlier_plan()
         self.product = product
-        self._api_id, self._stage_name = api_id(api), _stage_name(stage)
+        self._api_id, self._stage_name = api_id(api), stage_name(stage)
         self.usage_plan = apigateway.UsagePlan(
             self,
             "Plan",
@@ -93,7 +100,7 @@ class MarketplaceUsagePlan(Construct):
             self.limit_methods(_throttles(method_throttles))
             validate_at_synthesis(self, lambda: list(_route_problems(api, method_throttles)))
         if earlier is not None:
-            self.usage_plan.node.add_dependency(earlier)
+            node_of(self.usage_plan).add_dependency(earlier)
         if product.is_native and is_billed:
             self._set_product_code(product.product_code, removal_policy)
 
@@ -118,7 +125,7 @@ class MarketplaceUsagePlan(Construct):
                 complete.
         """
         # CDK wants the methods themselves, which may be added later or stand in an OpenAPI document.
-        resource = self.usage_plan.node.default_child
+        resource = node_of(self.usage_plan).default_child
         assert isinstance(resource, apigateway.CfnUsagePlan)
         resource.api_stages = [
             apigateway.CfnUsagePlan.ApiStageProperty(api_id=self._api_id, stage=self._stage_name, throttle=throttles)
@@ -176,11 +183,6 @@ def control_plane_arn(scope: Construct) -> str:
 @asked_once
 def _control_plane_arn(stack: cdk.Stack) -> str:
     return f"arn:{stack.partition}:apigateway:{stack.region}::"
-
-
-@asked_once
-def _stage_name(stage: apigateway.Stage) -> str:
-    return stage.stage_name
 
 
 def usage_plan_arn(scope: Construct, usage_plan_id: str) -> str:
