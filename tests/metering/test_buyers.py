@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -142,6 +143,23 @@ def test_a_licence_whose_entitlements_an_event_had_read_is_spelled_as_at_registr
     history.tell(FactKind.REGISTERED, AT + HOUR)
 
     assert history.register().buyers["agmt-1"].license_arn == ARN
+
+
+@pytest.mark.parametrize("number", ["l-0a", "l-0b"])
+@pytest.mark.parametrize("order", list(permutations([FactKind.ACTIVATED, FactKind.ENTITLED, FactKind.OBSERVED])))
+def test_no_order_of_what_events_spell_makes_another_licence(order: tuple[FactKind, ...], number: str) -> None:
+    told = f"aws:license-manager:us-east-1:111122223333:{number}"
+    history = History()
+    for minute, kind in enumerate(order):
+        history.tell(kind, AT + minute * MINUTE, arn="aws:license-manager:us-east-1:111122223333:l-0a")
+    history.tell(FactKind.REGISTERED, AT + HOUR)
+    history.tell(FactKind.AGREED, AT + 2 * HOUR, "agmt-2", told, previous_agreement_id="agmt-1", intent="RENEW")
+    for minute, kind in enumerate(order):
+        history.tell(kind, AT + 2 * HOUR + minute * MINUTE, "agmt-2", told)
+
+    metered = {agreement: buyer.license_arn for agreement, buyer in history.register().buyers.items()}
+
+    assert metered == {"agmt-1": ARN, "agmt-2": ARN.replace("l-0a", number)}
 
 
 def test_an_agreement_without_a_licence_is_told_of_and_not_metered() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from onboarding_world import AGREEMENT, BUYER, EMAIL, PLAN, TOKEN_FIELD, World
+from faults import Crash, Trap, Trapped, faults
+from onboarding_world import AGREEMENT, BUYER, EMAIL, PLAN, TOKEN_FIELD, Reply, World
 from protected import Weakness
 
 from marketplace_constructs.domain.agreements import FactKind
@@ -404,3 +407,40 @@ def test_fault_is_a_page_with_a_number_and_without_a_trace() -> None:
     assert "request-1" in page.body
     assert "s3cret" not in page.body
     assert "Traceback" not in page.body
+
+
+def test_a_visit_survives_each_fault_of_each_call_of_the_pages_own() -> None:
+    def visit(trap: Trap) -> None:
+        world = World()
+        world.happens(FactKind.ACTIVATED)
+        browser = world.browser(
+            app=world.make_app(contacts=Trapped(world.contacts, trap), secret=Trapped(world.secret, trap))
+        )
+
+        def step(act: Callable[[], Reply]) -> Reply:
+            """As a buyer takes it: again where the page says so, or where none comes."""
+            for _ in range(2):
+                trap.is_armed = not trap.has_sprung
+                try:
+                    page = act()
+                except Crash:
+                    continue
+                finally:
+                    trap.is_armed = False
+                if page.status == 200:
+                    return page
+                assert page.status == 503
+                assert "Nothing is lost" in page.body
+            raise AssertionError("a step that failed once never came through")
+
+        form = {"form_token": step(lambda: browser.register(world.token())).hidden("form_token")}
+        step(lambda: browser.post("/contact", {**form, "email": EMAIL}))
+        form = {"form_token": step(lambda: browser.get("/agreement")).hidden("form_token")}
+        key = step(lambda: browser.post("/key", form)).key
+        assert world.api_keys.opens(PLAN, key)
+        assert len(list(world.api_keys.named(""))) == 1
+        contact = world.contacts.get(contact_key(BUYER, AGREEMENT))
+        assert contact is not None
+        assert contact.email == EMAIL
+
+    assert len(list(faults(visit))) > 20
