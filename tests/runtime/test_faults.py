@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -14,11 +15,13 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from faults import FAULTS, Crash, Trap, Trapped, aws_error, faults, until_done
-from onboarding_aws import ContactsTable, PostOffice
+from onboarding_aws import ContactsTable, PostOffice, SecretStore
+from onboarding_world import EMAIL, Browser, HandSetClock, Reply, World
+from onboarding_world import PLAN as ONBOARDED
 from sale import BUYER, CONTRACT, CREATED, DEPROVISIONED, ENDED, LICENSED, PLAN, PREFIX, START, Sale, event
 from usage_plan_aws import ApiGateway, Waiting
 
-from marketplace_constructs.domain.agreements import Entitlement
+from marketplace_constructs.domain.agreements import Entitlement, FactKind
 from marketplace_constructs.runtime import gate, usage_plan
 from marketplace_constructs.runtime.agreements import reconciliation
 from marketplace_constructs.runtime.agreements.access import Access
@@ -27,6 +30,9 @@ from marketplace_constructs.runtime.agreements.gate_entries import DynamoDbGateE
 from marketplace_constructs.runtime.agreements.marketplace import DescribedAgreement
 from marketplace_constructs.runtime.agreements.service import TryAgain
 from marketplace_constructs.runtime.onboarding.contacts import Contact, DynamoDbContacts
+from marketplace_constructs.runtime.onboarding.mail import SesMail, send_owed
+from marketplace_constructs.runtime.onboarding.signing_secret import RotationEvent, SecretsManagerSigningSecret
+from marketplace_constructs.runtime.onboarding.signing_secret import rotate as rotate_secret
 from marketplace_constructs.runtime.settings import ReconciliationSettings
 from marketplace_constructs.runtime.usage_plan import handle as settle
 
@@ -379,6 +385,96 @@ def test_a_run_that_left_something_undone_fails_so_that_an_alarm_tells(hourly: H
     hourly.plan.error = None
     hourly.run()
     hourly.all_is_right()
+
+
+# onboarding's own calls: the table of contacts, the secret that signs sessions, the mail
+
+
+def until_shown(trap: Trap, step: Callable[[], Reply]) -> Reply:
+    """Do a step as a buyer does: again where the page asks for it, or where none came."""
+    for _ in range(3):
+        trap.is_armed = not trap.has_sprung
+        try:
+            reply = step()
+        except Crash:
+            continue
+        finally:
+            trap.is_armed = False
+        if reply.status == 200:
+            return reply
+        assert (reply.status, reply.title) == (503, "One moment, please")
+    raise AssertionError("a step that failed once never came through")
+
+
+def filled_in(browser: Browser, path: str, **fields: str) -> Reply:
+    """The agreement's page, and what its form leads to where it has that form still."""
+    page = browser.get("/agreement")
+    if path not in page.forms:
+        return page
+    hidden = {name: page.hidden(name) for name in ("form_token", "replaces") if f'name="{name}"' in page.body}
+    return browser.post(f"/{path}", {**hidden, **fields})
+
+
+@pytest.mark.filterwarnings("ignore:No application metrics")
+def test_a_visit_survives_each_fault_of_each_of_onboardings_own_calls() -> None:
+    table, store, post = ContactsTable(), SecretStore(HandSetClock()), PostOffice()
+
+    def visit(trap: Trap) -> None:
+        world = World()
+        table.items.clear()
+        post.mails.clear()
+        contacts = DynamoDbContacts(Trapped(table.client, trap), "contacts")  # type: ignore[arg-type]
+        mail = SesMail(
+            Trapped(post.client, trap),  # type: ignore[arg-type]
+            sender="sales@example.com",
+            seller_name="Example Corp.",
+            support_contact="help@example.com",
+        )
+        secret = SecretsManagerSigningSecret(Trapped(store.client, trap), "sessions", world.clock)  # type: ignore[arg-type]
+        browser = world.browser(app=world.make_app(contacts=contacts, mail=mail, secret=secret))
+        world.happens(FactKind.ACTIVATED)
+        token = world.token()
+        # Loaded again is what failed: the post with the same token, or the page that it led to.
+        until_shown(trap, lambda: browser.get("/agreement") if browser.cookies else browser.register(token))
+        until_shown(trap, lambda: filled_in(browser, "contact", email=EMAIL))
+        until_shown(trap, lambda: filled_in(browser, "contact", email="second@example.com"))
+        # Whatever was read of the secret is read anew.
+        world.clock.advance(minutes=6)
+        old = until_shown(trap, lambda: filled_in(browser, "key")).key
+        new = until_shown(trap, lambda: filled_in(browser, "rotation", overlap="0")).key
+
+        assert not world.api_keys.opens(ONBOARDED, old)
+        assert world.api_keys.opens(ONBOARDED, new)
+        assert [item["email"]["S"] for item in table.items.values()] == [EMAIL]
+        until_done(trap, lambda: send_owed(contacts, mail, world.clock))
+        assert send_owed(contacts, mail, world.clock).sent == 0
+        told = [mail["Destination"]["ToAddresses"] for mail in post.mails]
+        # Sent once more at most, where nobody could know that it went out.
+        assert told in ([[EMAIL]], [[EMAIL]] * 2)
+        assert trap.has_sprung or told == [[EMAIL]]
+
+    assert len(list(faults(visit))) > 100
+
+
+def test_a_new_signing_secret_survives_each_fault_of_each_call() -> None:
+    clock = HandSetClock()
+    store = SecretStore(clock)
+    [first] = store.values
+    version = "w" * 36
+
+    def rotate(trap: Trap) -> None:
+        store.values.pop(version, None)
+        store.stages = {first: {"AWSCURRENT"}}
+        store.begin(version)
+        for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):
+            told: RotationEvent = {"Step": step, "SecretId": "sessions", "ClientRequestToken": version}
+            until_done(trap, partial(rotate_secret, Trapped(store.client, trap), told))  # type: ignore[arg-type]
+        assert "AWSCURRENT" in store.stages[version]
+        assert store.stages[first] == {"AWSPREVIOUS"}
+        versions = SecretsManagerSigningSecret(store.client, "sessions", clock).keys()
+        assert {key.version for key in versions} == {first, version}
+
+    assert len(list(faults(rotate))) > 20
 
 
 # the gate

@@ -197,6 +197,8 @@ class _Onboarding:
         # Marketplace's form has is not documented [UNCONF].
         tokens = self._fields().get(TOKEN_FIELD, [])
         token = tokens[0] if len(set(tokens)) == 1 else ""
+        # Before the token is spent: only its first redemption opens a session that gets a key.
+        self._sessions.prepare()
         registration = self._agreements.register(token.strip())
         cookie = self._sessions.open(
             buyer=registration.buyer, reference=registration.reference, is_fresh=registration.is_fresh

@@ -56,6 +56,10 @@ class Sessions:
         self._secret: Final = secret
         self._clock: Final = clock
 
+    def prepare(self) -> None:
+        """Have at hand what signs, so that ``open`` asks AWS nothing any more."""
+        self._secret.keys()
+
     def open(self, *, buyer: str, reference: str, is_fresh: bool) -> str:
         """The cookie's value for a new session."""
         return self._serializer().dumps([secrets.token_urlsafe(16), buyer, reference, is_fresh])
