@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aws_cdk as cdk
@@ -24,13 +25,16 @@ from faults import FAULTS, Trap, Trapped
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from planned_sale import PlannedSale, sold
+from pools import ALLOW_ALL, expansion
 from sale import LEGACY, Sale, notification
 from templates import MakeApp, Template, small_api
 
 from marketplace_constructs import Gate
+from marketplace_constructs.policy.routes import read_routes
 from marketplace_constructs.runtime.agreements.gate_entries import GateEntries
 from marketplace_constructs.runtime.agreements.marketplace import ResolvedCustomer
-from marketplace_constructs.runtime.gate import answer
+from marketplace_constructs.runtime.gate import RecentPlans, answer
 
 API = "arn:aws:execute-api:us-east-1:123456789012:a1b2c3d4e5/prod"
 DOCUMENTED = timedelta(seconds=60)
@@ -318,6 +322,60 @@ def test_a_kept_answer_for_one_route_opens_no_other(
         assert calls.cache.status(*opened, PATHS[opened][0], key) == 200
     assert calls.cache.status(*shut, PATHS[shut][0], key) == 403
     assert calls.cache.status(*opened, PATHS[opened][-1], key) == 200
+
+
+EXAMPLE = [
+    f"{route.method} {route.path}"
+    for route in read_routes(Path(__file__).parents[2] / "stacks" / "nouns_api" / "openapi.json")
+]
+
+
+def is_below(child: str, parent: str) -> bool:
+    """Whether a route is another method on the parent's path, or lies anywhere below it."""
+    (_, below), (_, above) = child.split(" "), parent.split(" ")
+    return child != parent and (below == above or below.startswith(f"{above}/"))
+
+
+PAIRS = [(parent, child) for parent, child in itertools.permutations(EXAMPLE, 2) if is_below(child, parent)]
+
+
+def test_the_example_has_pairs_of_a_route_and_one_below_it() -> None:
+    assert ("GET /v1/samples/{id}", "GET /v1/samples/{id}/nouns") in PAIRS
+    assert len(PAIRS) >= 4
+
+
+@pytest.mark.parametrize(("parent", "child"), PAIRS)
+@pytest.mark.parametrize("sells", ["the parent alone", "all but the child"])
+@pytest.mark.parametrize("is_warm", [True, False], ids=["warm", "cold"])
+def test_a_sold_route_of_the_example_opens_no_unsold_one_below_it(
+    deployed: type[Calls], parent: str, child: str, sells: str, *, is_warm: bool
+) -> None:
+    def named(route: str, **members: str) -> dict[str, object]:
+        action, resource = route.split(" ")
+        return ALLOW_ALL | {"Action": action, "Resource": resource, **members}
+
+    written = [named(parent)] if sells == "the parent alone" else [ALLOW_ALL, named(child, Sid="Not", Effect="Deny")]
+    allowed = {f"{method} {path}" for method, path in expansion(written, EXAMPLE).table.allowed}
+    assert parent in allowed
+    sale = PlannedSale().hold("example@1", *allowed, assign_to="Default")
+    key = sold(sale)
+    recent = RecentPlans(sale.versions)
+    cache = Cache(
+        lambda event: answer(event, entries=sale.entries, plans=recent, clock=lambda: sale.now),
+        deployed.identity_sources,
+        deployed.ttl,
+        lambda: sale.now,
+    )
+
+    def status(route: str) -> int:
+        method, path = route.split(" ")
+        return cache.status(method, path, path.replace("{id}", "letter"), key)
+
+    if is_warm:
+        assert status(parent) == 200
+    assert status(child) == 403
+    assert status(parent) == 200
+    assert status(child) == 403
 
 
 @pytest.mark.parametrize(("key", "status"), [("", 401), ("nobody's key", 403)])
