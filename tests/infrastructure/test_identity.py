@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +11,18 @@ from typing import Any
 
 import aws_cdk as cdk
 import pytest
+import written_pools as written
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_certificatemanager as certificatemanager
 from aws_cdk import aws_sns as sns
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 from templates import CONTRACT, LEGACY, STATEFUL, MakeApp, Resource, backend, cdk_command, small_api
+from written_pools import Document
 
-from marketplace_constructs import MeteringRole, Period, Product, Quota, SellableApi, Throttle
+from marketplace_constructs import MeteringRole, Monetization, Period, Product, Quota, SellableApi, Throttle
+
+KEPT = (*STATEFUL, "AWS::Events::EventBus", "AWS::KinesisFirehose::DeliveryStream")
+"""Backends put usage events on the bus by its name; lines that a stream still holds go with it."""
 
 Change = Callable[[cdk.Stack, apigateway.RestApi, dict[str, Any]], None]
 
@@ -64,6 +70,16 @@ def operation(stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any
     }
 
 
+def sold_by(pool: Path) -> Change:
+    """Sold by documents instead of props."""
+
+    def change(_stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any]) -> None:
+        del options["product"], options["throttle"], options["quota"]
+        options["monetization"] = Monetization.from_directory(pool, product_code="items123")
+
+    return change
+
+
 def second_sale(stack: cdk.Stack, _api: apigateway.RestApi, options: dict[str, Any]) -> None:
     product: Product = options["product"]
     shared = {"metering_role": MeteringRole.from_account(stack, "Shared")} if product.is_native else {}
@@ -95,9 +111,13 @@ def synthesize(make_app: MakeApp, product: Product, *changes: Change, construct_
     return Path(root.synth().directory)
 
 
-def stateful(assembly: Path) -> dict[str, Resource]:
+def resources_of(assembly: Path) -> dict[str, Resource]:
     resources: dict[str, Resource] = json.loads((assembly / "Sold.template.json").read_text())["Resources"]
-    return {name: resource for name, resource in resources.items() if resource["Type"] in STATEFUL}
+    return resources
+
+
+def stateful(assembly: Path) -> dict[str, Resource]:
+    return {name: resource for name, resource in resources_of(assembly).items() if resource["Type"] in KEPT}
 
 
 def fixed(resource: Resource) -> dict[str, Any]:
@@ -136,6 +156,10 @@ def test_a_change_replaces_nothing_that_buyers_depend_on(
         "AWS::ApiGateway::UsagePlan",
         "AWS::DynamoDB::Table",
     }
+    nothing_is_replaced(kept, after)
+
+
+def nothing_is_replaced(kept: dict[str, Resource], after: dict[str, Resource]) -> None:
     for name, resource in kept.items():
         assert name in after, f"{name} is replaced"
         assert after[name]["Type"] == resource["Type"]
@@ -176,3 +200,76 @@ def test_diff_announces_the_replacement_of_everything_when_the_id_changes(
 ) -> None:
     after = synthesize(make_app, product, construct_id="Renamed")
     assert replaced(before, after) == {name for name in stateful(before) if name.startswith("Sale")}
+
+
+# documents
+
+WITH_EVENTS: Document = {**written.product(), "Events": {"storage": {"Unit": "GB-hours"}}}
+OF_PARTNERS: Document = written.plan("partner", Segment="partner", AssignTo={"Offers": ["offer-example"]})
+ANOTHER_POLICY: Document = {**written.policy(), "PolicyVersion": 2, "Description": "Every call counts one, as before."}
+NEXT_PLAN: Document = written.plan(version=2, Policies=["items@2"], EffectiveFrom="2027-01-01T00:00:00Z")
+MORE_EVENTS: Document = {**WITH_EVENTS, "Events": {**WITH_EVENTS["Events"], "exports": {}}}
+
+DOCUMENT_CHANGES: dict[str, tuple[Document, ...]] = {
+    "a plan is added": (WITH_EVENTS, OF_PARTNERS, written.plan()),
+    "a policy version is added": (WITH_EVENTS, written.policy(), ANOTHER_POLICY),
+    "a plan version follows it": (WITH_EVENTS, written.policy(), ANOTHER_POLICY, written.plan(), NEXT_PLAN),
+    "a kind of usage event is added": (MORE_EVENTS,),
+    "prices change": (WITH_EVENTS, written.price_list(calls="0.002")),
+}
+
+
+@pytest.fixture(scope="module")
+def documented(make_app: MakeApp, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pool = written.write_pool(tmp_path_factory.mktemp("pool"), WITH_EVENTS)
+    return synthesize(make_app, CONTRACT, sold_by(pool))
+
+
+@pytest.mark.parametrize("documents", DOCUMENT_CHANGES.values(), ids=DOCUMENT_CHANGES)
+def test_a_change_of_documents_replaces_nothing_that_buyers_depend_on(
+    make_app: MakeApp, documented: Path, documents: tuple[Document, ...], tmp_path: Path
+) -> None:
+    kept = stateful(documented)
+    assert {resource["Type"] for resource in kept.values()} >= {
+        "AWS::ApiGateway::UsagePlan",
+        "AWS::Events::EventBus",
+        "AWS::KinesisFirehose::DeliveryStream",
+        "AWS::S3::Bucket",
+        "Custom::MarketplacePlans",
+    }
+    after = stateful(synthesize(make_app, CONTRACT, sold_by(written.write_pool(tmp_path, *documents))))
+    nothing_is_replaced(kept, after)
+
+
+def test_diff_announces_no_replacement_whatever_changes_in_the_documents(
+    make_app: MakeApp, documented: Path, tmp_path: Path
+) -> None:
+    changed = (MORE_EVENTS, OF_PARTNERS, written.policy(), ANOTHER_POLICY, written.plan(), NEXT_PLAN)
+    after = synthesize(make_app, CONTRACT, sold_by(written.write_pool(tmp_path, *changed)))
+    assert replaced(documented, after) == set()
+
+
+MOVED = """
+from marketplace_constructs import Monetization
+from marketplace_constructs import SellableApi as Sellable
+
+class Sold(Sellable):
+    pass
+"""
+
+
+def test_a_stack_whose_module_and_documents_moved_is_the_same_stack(
+    make_app: MakeApp, documented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "platform" / "products"
+    folder.mkdir(parents=True)
+    (folder / "moved.py").write_text(MOVED)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+    moved = importlib.import_module("moved")
+    monkeypatch.setitem(globals(), "SellableApi", moved.Sold)
+    pool = written.write_pool(folder / "monetization", WITH_EVENTS)
+
+    after = synthesize(make_app, CONTRACT, sold_by(pool.relative_to(folder)))
+
+    assert resources_of(after) == resources_of(documented)
