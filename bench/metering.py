@@ -8,7 +8,7 @@ call a thousand paths, which 10, 100 and 1,000 statements meter alike.
 
 Then agreements of ten dimensions each are sealed, sent and settled by the production meter over a ledger in memory and
 a Marketplace that answers at once: what it does itself, without the network. Each run reads the ledger first; how long
-that takes at most, just before a snapshot of it, is measured after 31 such hours.
+that takes at most, just before a snapshot of it, is measured after 55 such hours.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ START = datetime(2026, 12, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 AGREEMENTS = 5_000
 MAX_MB = 512
-LONGEST = 31
-"""Hours for which a ledger's chain grows before its next snapshot: two manifests each."""
+LONGEST = 55
+"""Hours after which most is to be read: a snapshot of two days, and nearly all manifests before the next one."""
 QUOTA = 250
 """Records a second: 10 calls of 25 for account and Region.
 

@@ -18,7 +18,7 @@ from marketplace_constructs.domain.metering import LedgerState, Manifest, Record
 from marketplace_constructs.runtime.metering import codec
 from marketplace_constructs.runtime.metering.objects import Objects
 
-SNAPSHOT_EVERY: Final = 64
+SNAPSHOT_EVERY: Final = 16
 """Manifests between two snapshots of the state."""
 _ANSWER: Final = "-answer.json"
 
