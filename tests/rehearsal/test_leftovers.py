@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import time
@@ -79,6 +80,7 @@ def left_behind(stage: Stage, journeys: Iterable[Journey] = ()) -> Texts:
     yield from logged(stage)
     yield from queued(stage)
     yield from stored(stage)
+    yield from filed(stage)
     yield from described(stage)
     yield from recorded(stage)
     for journey in journeys:
@@ -115,6 +117,17 @@ def stored(stage: Stage) -> Texts:
             for item in page["Items"]:
                 kept = {name: value for name, value in item.items() if table not in contacts or name != "email"}
                 yield f"table {table}", json.dumps(kept, default=str)
+
+
+def filed(stage: Stage) -> Texts:
+    """Objects of all buckets: the access log and what cannot be read of it, the ledger, tables of plans; no code."""
+    s3 = stage.aws.client("s3")
+    for bucket in (one["Name"] for one in s3.list_buckets()["Buckets"]):
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for key in (one["Key"] for one in page.get("Contents", ()) if not one["Key"].endswith(".zip")):
+                content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+                plain = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+                yield f"bucket {bucket}", f"{key}\n{plain.decode(errors='replace')}"
 
 
 def described(stage: Stage) -> Texts:
@@ -154,7 +167,15 @@ def test_no_token_key_or_address_is_left_behind(stage: Stage, journeys: list[Jou
     assert search(secrets, texts) == set()
     # It was looked where there is something to see.
     searched = "\n".join(text for _, text in texts)
-    for trace in ("AccessDenied", "key issued", "CloudWatchMetrics", "no notification", "key-created", "/register"):
+    for trace in (
+        "AccessDenied",
+        "key issued",
+        "CloudWatchMetrics",
+        "no notification",
+        "key-created",
+        "/register",
+        "requestTimeEpoch",
+    ):
         assert trace in searched, trace
 
 
@@ -246,6 +267,13 @@ def planted_item(stage: Stage, table: str, key: dict[str, str], **more: str) -> 
     return lambda: tables.delete_item(TableName=table, Key=place)
 
 
+def in_the_access_log(stage: Stage, sale: Sale, secret: str) -> Undo:
+    assert sale.pipeline is not None
+    place = {"Bucket": sale.pipeline.settings.log_bucket, "Key": "access-log/2026/01/01/00/planted"}
+    stage.aws.client("s3").put_object(**place, Body=gzip.compress(f"GET /items?x-api-key={secret}".encode()))
+    return lambda: stage.aws.client("s3").delete_object(**place)
+
+
 def in_an_address(stage: Stage, _: Sale, secret: str) -> Undo:
     seen = stage.visitors[-1].browser.seen
     seen.append(Answer(url=f"https://example.com/agreement?session={secret}", status=200, headers={}, body=""))
@@ -261,6 +289,7 @@ def in_an_address(stage: Stage, _: Sale, secret: str) -> Undo:
         ("a token", in_a_fact),
         ("a key", among_the_digests),
         ("an address", beside_the_address_of_a_contact),
+        ("a key", in_the_access_log),
         ("a key", in_an_address),
     ],
 )
