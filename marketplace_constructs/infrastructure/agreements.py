@@ -19,6 +19,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
+from marketplace_constructs.domain.metrics import METRICS_NAMESPACE, metrics_dimensions
 from marketplace_constructs.domain.product import Product
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge_wildcards
 from marketplace_constructs.infrastructure.dead_letters import DeadLetters
@@ -28,10 +29,8 @@ from marketplace_constructs.infrastructure.table import sale_table, table_name
 from marketplace_constructs.infrastructure.tokens import hours, minutes, seconds_of, stack_of
 from marketplace_constructs.infrastructure.usage_plan import control_plane_arn, usage_plan_arn
 from marketplace_constructs.runtime.settings import (
-    METRICS_NAMESPACE,
     AgreementsSettings,
     ReconciliationSettings,
-    metrics_dimensions,
 )
 
 if TYPE_CHECKING:

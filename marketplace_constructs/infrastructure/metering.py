@@ -19,6 +19,7 @@ from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
 from marketplace_constructs.domain.metering import RUNS_EVERY, MeteringRules
+from marketplace_constructs.domain.metrics import METRICS_NAMESPACE, metrics_dimensions
 from marketplace_constructs.infrastructure.access_log import AccessLog
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge, acknowledge_wildcards
@@ -37,7 +38,7 @@ from marketplace_constructs.infrastructure.tokens import (
     validate_at_synthesis,
 )
 from marketplace_constructs.infrastructure.usage_events import EVENTS_PREFIX
-from marketplace_constructs.runtime.settings import METRICS_NAMESPACE, MeterSettings, metrics_dimensions
+from marketplace_constructs.runtime.settings import MeterSettings
 
 if TYPE_CHECKING:
     from marketplace_constructs.infrastructure.agreements import Agreements

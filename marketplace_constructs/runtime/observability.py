@@ -5,7 +5,7 @@ from __future__ import annotations
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from marketplace_constructs.runtime.settings import METRICS_NAMESPACE, METRICS_SERVICE, metrics_dimensions
+from marketplace_constructs.domain.metrics import METRICS_NAMESPACE, METRICS_SERVICE, metrics_dimensions
 
 logger = Logger(service=METRICS_SERVICE)
 metrics = Metrics(namespace=METRICS_NAMESPACE, service=METRICS_SERVICE)

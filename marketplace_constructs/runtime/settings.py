@@ -9,24 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final, Self
+from typing import Self
 
 from marketplace_constructs.domain.product import AgreementKind, Metering, PricingModel, ProductTerms
-
-METRICS_NAMESPACE: Final = "MarketplaceConstructs"
-"""Of the functions' own metrics; public, as alarms and dashboards rest on it."""
-
-METRICS_SERVICE: Final = "sellable-api"
-"""Their dimension ``service``, alike in all sales."""
-
-
-def metrics_dimensions(sale: str) -> dict[str, str]:
-    """The dimensions of a sale's metrics; public, like the namespace.
-
-    Args:
-        sale: Tells the sale apart from the others of its account and Region.
-    """
-    return {"service": METRICS_SERVICE, "sale": sale}
 
 
 class SettingsError(Exception):

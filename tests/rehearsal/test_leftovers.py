@@ -16,12 +16,12 @@ import pytest
 from permission_plays import API_KEYS, CONTACTS_TABLE, KEYS_TABLE, ONBOARDING
 from permissions import grants_of, play_for, taken_away
 
+from marketplace_constructs.domain.metrics import METRICS_NAMESPACE
 from marketplace_constructs.rehearsal.browser import Answer
 from marketplace_constructs.rehearsal.journey import Journey, patience
 from marketplace_constructs.rehearsal.scenarios import SCENARIOS
 from marketplace_constructs.rehearsal.stage import Sale, SaleKind, Stage
 from marketplace_constructs.rehearsal.visit import CONTACT, TOKEN_FIELD, log_messages
-from marketplace_constructs.runtime.settings import METRICS_NAMESPACE
 
 pytestmark = pytest.mark.rehearsal
 
