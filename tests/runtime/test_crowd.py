@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import ClientError
-from onboarding_world import PLAN, Browser, HandSetClock, World
+from onboarding_world import PLAN, TOKEN_FIELD, HandSetClock, World
 
 from marketplace_constructs.domain.agreements import FactKind
+from marketplace_constructs.runtime.agreements.access import Access, AccessUnsettledError
+from marketplace_constructs.runtime.agreements.reconciliation import SnapshotApiKeys, reconcile
 from marketplace_constructs.runtime.memory import MemoryApiKeys
 
 BUYERS = 200
@@ -59,42 +64,132 @@ class QuotaApiKeys:
         return call
 
 
-def test_a_crowd_gets_its_keys_within_the_quotas() -> None:
-    chance = random.Random(20261121)  # the same crowd each time
-    world = World()
-    quota = QuotaApiKeys(world.api_keys, world.clock)
-    browsers: list[Browser] = []
-    for number in range(BUYERS):
-        buyer, agreement = f"{number:012}", f"agmt-buyer{number:03}"
-        world.happens(FactKind.ACTIVATED, buyer=buyer, agreement=agreement)
-        browser = world.browser()
-        browser.register(world.token(buyer=buyer, agreement=agreement))
-        browser.give_contact()
-        browsers.append(browser)
-    for user in (world.access, world.agreements):
-        user._api_keys = quota  # type: ignore[assignment]
-    # Each clicks at a moment of their own, and again after the time that the page asks for, give or take.
-    start = world.clock()
-    queue = [(chance.uniform(0, 10), number) for number in range(BUYERS)]
-    heapq.heapify(queue)
-    keys: dict[int, str] = {}
-    clicks = 0
-    while queue:
-        at, number = heapq.heappop(queue)
-        world.clock.advance(seconds=at - (world.clock() - start).total_seconds())
-        reply = browsers[number].take_key()
-        clicks += 1
+class Crowd:
+    """Buyers who come, wait and click, the queue that tells of them, and the hourly run: all at once, on one quota.
+
+    Each step answers in how many seconds it is due again, or None where it is done.
+    """
+
+    def __init__(self) -> None:
+        self.chance = random.Random(20261121)  # the same crowd each time
+        self.world = World()
+        self.quota = QuotaApiKeys(self.world.api_keys, self.world.clock)
+        for user in (self.world.access, self.world.agreements):
+            user._api_keys = self.quota  # type: ignore[assignment]
+        self.browsers = [self.world.browser() for _ in range(BUYERS)]
+        self.keys: dict[int, str] = {}
+        self.waited: set[int] = set()
+        self.told: set[int] = set()
+        self.redelivered = 0
+        self.last_key_at = self.world.clock()
+        self.runs: list[bool] = []
+        self._due: list[tuple[float, int, Callable[[], float | None]]] = []
+        self._order = itertools.count()
+
+    def plan(self, at: float, step: Callable[[], float | None]) -> None:
+        heapq.heappush(self._due, (at, next(self._order), step))
+
+    def play(self) -> None:
+        """Until nothing is due any more."""
+        begun = self.world.clock()
+        for played in itertools.count():
+            if not self._due:
+                return
+            assert played < 20 * BUYERS
+            at, _, step = heapq.heappop(self._due)
+            self.world.clock.advance(seconds=at - (self.world.clock() - begun).total_seconds())
+            again = step()
+            if again is not None:
+                self.plan(at + again, step)
+
+    @staticmethod
+    def who(number: int) -> dict[str, str]:
+        return {"buyer": f"{number:012}", "agreement": f"agmt-buyer{number:03}"}
+
+    def arrive(self, number: int) -> None:
+        browser = self.browsers[number]
+        browser.post("/register", {TOKEN_FIELD: self.world.token(**self.who(number))})
+        assert browser.give_contact().status == 200
+
+    def tell(self, number: int) -> float | None:
+        """The queue's delivery of the activation; what fails comes again."""
+        try:
+            if number not in self.told:
+                self.told.add(number)
+                self.world.happens(FactKind.ACTIVATED, **self.who(number))
+            self.world.access.make_match(self.who(number)["buyer"])
+        except (ClientError, AccessUnsettledError):
+            self.redelivered += 1
+            return 360
+        return None
+
+    def click(self, number: int) -> float | None:
+        """What the page offers, and again after the time that it names, give or take."""
+        browser = self.browsers[number]
+        page = browser.get("/agreement")
+        if page.forms != ["key"]:
+            assert "Waiting for AWS" in page.body
+            self.waited.add(number)
+            return 15 * self.chance.uniform(1, 2)
+        reply = browser.post("/key", {"form_token": page.hidden("form_token")})
         if reply.status == 200:
-            keys[number] = reply.key
-            continue
+            self.keys[number], self.last_key_at = reply.key, self.world.clock()
+            return None
         assert reply.status == 503
         assert "Nothing is lost" in reply.body
-        wait = float(reply.header("Retry-After"))
-        heapq.heappush(queue, (at + wait * chance.uniform(1, 2), number))
-        assert clicks < 10 * BUYERS
-    seconds = (world.clock() - start).total_seconds()
-    assert quota.throttled > 0
-    assert len(set(keys.values())) == BUYERS
-    assert all(world.api_keys.opens(PLAN, key) for key in keys.values())
+        return float(reply.header("Retry-After")) * self.chance.uniform(1, 2)
+
+    def run_hourly(self) -> float | None:
+        """The reconciliation; one that fails is tried again, as Lambda does."""
+        world = self.world
+        try:
+            snapshot = SnapshotApiKeys(self.quota, prefix="sale/")  # type: ignore[arg-type]
+            outcome = reconcile(
+                facts=world.facts,
+                service=world.agreements,
+                access=Access(
+                    product=world.settings.terms,
+                    usage_plan_id=PLAN,
+                    facts=world.facts,
+                    entries=world.entries,
+                    api_keys=snapshot,
+                    clock=world.clock,
+                ),
+                api_keys=snapshot,
+                key_prefix="sale/",
+                clock=world.clock,
+                observes_all=True,
+            )
+        except ClientError:
+            self.runs.append(False)
+            return 60
+        self.runs.append(not outcome.failed)
+        return 60 if outcome.failed else None
+
+
+def test_a_crowd_gets_its_keys_within_the_quotas() -> None:
+    crowd = Crowd()
+    for number in range(BUYERS):
+        comes_at = crowd.chance.uniform(0, 10)
+        crowd.plan(comes_at, partial(crowd.arrive, number))
+        # AWS tells twice, the second time perhaps of one who has a key.
+        for at in (0, 20):
+            crowd.plan(at + crowd.chance.uniform(0, 20), partial(crowd.tell, number))
+        crowd.plan(comes_at + 1, partial(crowd.click, number))
+    # The hour begins in the midst of it, and somebody has the run made again.
+    for at in (5, 15, 30):
+        crowd.plan(at, crowd.run_hourly)
+    begun = crowd.world.clock()
+    crowd.play()
+    assert crowd.quota.throttled > 0
+    assert crowd.redelivered > 0
+    assert crowd.waited
+    assert len(set(crowd.keys.values())) == BUYERS
+    assert all(crowd.world.api_keys.opens(PLAN, key) for key in crowd.keys.values())
+    assert crowd.runs.count(True) == 3
     # Five keys a second make forty seconds at best.
-    assert seconds < 3 * 60
+    assert (crowd.last_key_at - begun).total_seconds() < 3 * 60
+    # No key was made that nobody got: the next hour finds nothing to do.
+    crowd.world.clock.advance(hours=1)
+    assert crowd.run_hourly() is None
+    assert len(list(crowd.world.api_keys.named(""))) == BUYERS
