@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from duckdb import DuckDBPyConnection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +133,24 @@ def test_doubled_late_and_reordered_lines_count_once(log: UsageLog, files: Memor
     assert read(log).usage[CALLS].quantity == 3
     assert read(log, now=AT + HOUR).usage[CALLS].quantity == 2  # the last file has not arrived yet
     assert read(log, AT + HOUR).usage[CALLS].quantity == 1
+
+
+@pytest.mark.parametrize("since", [None, AT])
+def test_of_a_day_of_files_only_the_lines_of_the_hour_lie_on_disk(
+    files: MemoryLogFiles, tmp_path: Path, since: datetime | None
+) -> None:
+    for number in range(26):
+        arrived = AT + number * HOUR
+        add(files, text(*(line(f"{number}-{n}", arrived) for n in range(9)), line(f"late-{number}")), arrived=arrived)
+    kept = []
+
+    def watch(connection: DuckDBPyConnection, *_: object) -> None:
+        kept.append(connection.execute(f"SELECT COUNT(*) FROM '{tmp_path}/meter-*/typed/*.parquet'").fetchall())
+
+    found = read(DuckDbUsageLog(files, directory=tmp_path, watch=watch), now=AT + 26 * HOUR, since=since)
+
+    assert found.usage[CALLS].quantity == 9 + 26
+    assert kept == [[(9 + 26,)]]
 
 
 def test_a_client_cannot_hide_calls_behind_a_request_id_of_its_own(log: UsageLog, files: MemoryLogFiles) -> None:

@@ -391,6 +391,7 @@ class _Reading:
         self._directory = directory
         self._files = files
         self._hour = hour
+        self._first_ms = ms_of(hour)
         self._watch = watch
         self._also: set[datetime] = set()
         self._quarantined = 0
@@ -399,7 +400,7 @@ class _Reading:
             (directory / name).mkdir()
 
     def take(self, names: Sequence[str], *, is_new: bool) -> None:
-        """Keep the lines of some files in typed columns.
+        """Keep the hour's lines of some files in typed columns: of a day of files no more than that lies on disk.
 
         Args:
             names: The files.
@@ -412,9 +413,20 @@ class _Reading:
                 self._parts += 1
                 target = self._directory / "typed" / f"{self._parts}.parquet"
                 text = typed_lines(json_source([str(part.path)]))
-                self._run(f"COPY ({text}) TO '{target}' (FORMAT parquet, COMPRESSION uncompressed)")
                 if is_new:
-                    self._look_through(target, [names[number] for number in sorted(part.files)])
+                    seen = self._directory / f"seen-{self._parts}.parquet"
+                    self._write(text, seen)
+                    if self._look_through(seen, [names[number] for number in sorted(part.files)]) == {self._first_ms}:
+                        seen.rename(target)
+                        continue
+                    text = f"SELECT * FROM read_parquet('{seen}')"
+                of_hour = f"request_time_ms >= {self._first_ms} AND request_time_ms < {self._first_ms + 3_600_000}"
+                self._write(f"SELECT * FROM ({text}) WHERE id_hash IS NOT NULL AND {of_hour}", target)
+                if is_new:
+                    seen.unlink()
+
+    def _write(self, query: str, path: Path) -> None:
+        self._run(f"COPY ({query}) TO '{path}' (FORMAT parquet, COMPRESSION uncompressed)")
 
     def _fetched(self, names: Iterable[str]) -> Iterator[Path]:
         path = self._directory / "fetched"
@@ -422,12 +434,16 @@ class _Reading:
             self._files.fetch(name, path)
             yield path
 
-    def _look_through(self, typed: Path, names: Iterable[str]) -> None:
-        """Note the hours that lines tell of, and put those aside that cannot be read."""
-        for (hour_ms,) in self._run(
-            "SELECT DISTINCT CASE WHEN id_hash IS NOT NULL THEN request_time_ms - request_time_ms % 3600000 END "
-            f"FROM read_parquet('{typed}')"
-        ):
+    def _look_through(self, typed: Path, names: Iterable[str]) -> set[int | None]:
+        """Note the hours that lines tell of, which this gives, and put those aside that cannot be read (None)."""
+        hours = {
+            hour_ms
+            for (hour_ms,) in self._run(
+                "SELECT DISTINCT CASE WHEN id_hash IS NOT NULL THEN request_time_ms - request_time_ms % 3600000 END "
+                f"FROM read_parquet('{typed}')"
+            )
+        }
+        for hour_ms in hours:
             if hour_ms is not None:
                 self._also.add(_EPOCH + timedelta(milliseconds=hour_ms))
                 continue
@@ -435,6 +451,7 @@ class _Reading:
             for name in names:
                 self._files.fetch(name, path)
                 self._quarantined += _quarantine(self._files, name, lines(path))
+        return hours
 
     def judge(self, lives: Sequence[Life], tables: Mapping[str, PlanTable]) -> HourUsage:
         """What the hour's lines come to."""
@@ -450,11 +467,7 @@ class _Reading:
 
     def _distinct(self) -> None:
         """Each line of the hour once."""
-        typed, first_ms = self._directory / "typed" / "*.parquet", ms_of(self._hour)
-        self._run(
-            f"CREATE VIEW hour_lines AS SELECT {_COLUMNS}, id_hash FROM read_parquet('{typed}') "
-            f"WHERE id_hash IS NOT NULL AND request_time_ms >= {first_ms} AND request_time_ms < {first_ms + 3_600_000}"
-        )
+        self._run(f"CREATE VIEW hour_lines AS SELECT * FROM read_parquet('{self._directory}/typed/*.parquet')")
         keep_first_lines(self._connection, self._directory / "first", "distinct_lines", of="hour_lines")
 
     def _attribute(self, lives: Sequence[Life]) -> None:
