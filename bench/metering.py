@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -205,8 +206,10 @@ def hour(directory: Path, lines: int, *, is_spread: bool = False) -> list[Path]:
     run([sys.executable, "-c", _GENERATE, str(directory), str(lines), str(FILES), *([_SPREAD] if is_spread else [])])
     arrived = directory / f"{START:%Y/%m/%d/%H}"
     arrived.mkdir(parents=True)
+    came = (START + timedelta(minutes=30)).timestamp()
     for file in sorted(directory.glob("*.gz")):
         shutil.move(file, arrived)
+        os.utime(arrived / file.name, (came, came))
     return sorted(arrived.iterdir())
 
 

@@ -421,7 +421,8 @@ class _Reading:
                         continue
                     text = f"SELECT * FROM read_parquet('{seen}')"
                 of_hour = f"request_time_ms >= {self._first_ms} AND request_time_ms < {self._first_ms + 3_600_000}"
-                self._write(f"SELECT * FROM ({text}) WHERE id_hash IS NOT NULL AND {of_hour}", target)
+                # By its time alone: DuckDB works out anew what else a condition asks for.
+                self._write(f"SELECT * FROM ({text}) WHERE {of_hour}", target)
                 if is_new:
                     seen.unlink()
 
@@ -467,7 +468,10 @@ class _Reading:
 
     def _distinct(self) -> None:
         """Each line of the hour once."""
-        self._run(f"CREATE VIEW hour_lines AS SELECT * FROM read_parquet('{self._directory}/typed/*.parquet')")
+        self._run(
+            f"CREATE VIEW hour_lines AS SELECT * FROM read_parquet('{self._directory}/typed/*.parquet') "
+            "WHERE id_hash IS NOT NULL"
+        )
         keep_first_lines(self._connection, self._directory / "first", "distinct_lines", of="hour_lines")
 
     def _attribute(self, lives: Sequence[Life]) -> None:
