@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from marketplace_constructs.domain.errors import MarketplaceConstructsError
 from marketplace_constructs.domain.plan_table import EVERY, NO_LIMIT, Cell, LineState, PlanTable, RouteAccess
+from marketplace_constructs.engine import parts
 from marketplace_constructs.policy.access_logs import AccessLog
 from marketplace_constructs.policy.documents import PriceList
 from marketplace_constructs.policy.simulation import (
@@ -224,11 +225,15 @@ def test_one_reading_serves_several_plans_and_keys(tmp_path: Path) -> None:
     assert states == {"skipped": 2, "unmatched": 1}
 
 
-def test_progress_ends_with_all_of_it(tmp_path: Path) -> None:
+def test_progress_comes_part_by_part_and_ends_with_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 600)
     told: list[float] = []
-    simulate_log(TABLE, [written(tmp_path / "log", [line(1)])], progress=told.append)
+    logs = [written(tmp_path / f"log{number}", [line(number)] * 3) for number in range(1, 5)]
+    simulate_log(TABLE, logs, progress=told.append)
+    assert told == sorted(told)
+    assert len(set(told)) >= 4
     assert told[-1] == 1
-    assert all(0 <= part <= 1 for part in told)
+    assert all(0 < part <= 1 for part in told)
 
 
 def price_list(start: str, **prices: str) -> PriceList:
