@@ -11,12 +11,12 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -39,6 +39,17 @@ if TYPE_CHECKING:
     from marketplace_constructs.runtime.metering.objects import Objects
     from marketplace_constructs.runtime.metering.replay import Replayed
     from marketplace_constructs.runtime.metering.totals import HourUsage
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _hour_options(function: _Command) -> _Command:
+    """``--from`` and ``--to``."""
+    since = click.option(
+        "--from", "since", callback=_to_hour, metavar="HOUR", help="From this hour on. Left out, from the first."
+    )
+    until = click.option("--to", "until", callback=_to_hour, metavar="HOUR", help="Up to this hour, without it.")
+    return since(until(function))
 
 
 def _to_hour(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
@@ -213,8 +224,7 @@ def explain(sale: MeteredSale, *, agreement: str, dimension: str, hour: datetime
 
 
 @command.command("replay")
-@click.option("--from", "since", callback=_to_hour, metavar="HOUR", help="From this hour on. Left out, from the first.")
-@click.option("--to", "until", callback=_to_hour, metavar="HOUR", help="Up to this hour, without it.")
+@_hour_options
 @common_options
 @click.pass_obj
 def replay(sale: MeteredSale, *, since: datetime | None, until: datetime | None, output: str) -> int:
@@ -248,8 +258,7 @@ def replay(sale: MeteredSale, *, since: datetime | None, until: datetime | None,
 
 
 @command.command("compare")
-@click.option("--from", "since", callback=_to_hour, metavar="HOUR", help="From this hour on. Left out, from the first.")
-@click.option("--to", "until", callback=_to_hour, metavar="HOUR", help="Up to this hour, without it.")
+@_hour_options
 @common_options
 @click.pass_obj
 def compare(sale: MeteredSale, *, since: datetime | None, until: datetime | None, output: str) -> int:

@@ -49,6 +49,12 @@ def opened_database(directory: Path, *, memory: str, threads: int) -> Iterator[D
         connection.close()
 
 
+def columns_of(schema: Mapping[str, str]) -> str:
+    """What tells a reader of files which columns there are, and of which types."""
+    columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
+    return f"columns={{{columns}}}"
+
+
 def load(
     connection: DuckDBPyConnection,
     directory: Path,
@@ -67,16 +73,15 @@ def load(
     """
     path = directory / f"{name}.json"
     path.write_text(to_json_lines(rows), encoding="utf-8")
-    columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
     connection.execute(
         f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM "
-        f"read_json('{quoted(str(path))}', columns={{{columns}}}, format='newline_delimited')"
+        f"read_json('{quoted(str(path))}', {columns_of(schema)}, format='newline_delimited')"
     )
 
 
 def keep_first_lines(
     connection: DuckDBPyConnection, directory: Path, name: str, *, of: str, also: Sequence[str] = ()
-) -> int:
+) -> tuple[int, int]:
     """Let a view hold each line once; those that cannot be read stay as they are.
 
     Equal ids have equal hashes, so only lines whose hash comes twice are compared by id.
@@ -89,7 +94,7 @@ def keep_first_lines(
         also: Further columns of it.
 
     Returns:
-        How many lines were repetitions.
+        How many lines can be read, and how many of them were repetitions.
     """
     columns = ", ".join((*LINES, *also))
     (readable,) = connection.execute(f"SELECT COUNT(id_hash) FROM {of}").fetchone() or (0,)
@@ -103,7 +108,7 @@ def keep_first_lines(
     (repeated,) = connection.execute("SELECT CAST(SUM(copies) AS BIGINT) FROM repeated").fetchone() or (None,)
     if not repeated:
         connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM {of}")
-        return 0
+        return readable, 0
     kept = 0
     for part in range(parts):
         connection.execute(
@@ -116,4 +121,4 @@ def keep_first_lines(
         f"CREATE VIEW {name} AS SELECT {columns} FROM {of} ANTI JOIN repeated USING (id_hash) "
         f"UNION ALL SELECT {columns} FROM read_parquet('{quoted(str(directory))}/*')"
     )
-    return int(repeated - kept)
+    return readable, repeated - kept

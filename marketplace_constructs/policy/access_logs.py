@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
@@ -35,9 +35,6 @@ from marketplace_constructs.queries.usage import (
     route_rows,
     usage_query,
 )
-
-if TYPE_CHECKING:
-    pass
 
 MEMORY: Final = "256MB"
 """What DuckDB may hold; with Python and DuckDB themselves the process stays below 512 MB."""
@@ -186,11 +183,10 @@ class AccessLog:
                 self._progress(min(part.read / size, 1.0) if size else 1.0)
         typed = quoted(str(self._directory / "typed"))
         self._connection.execute(f"CREATE VIEW read AS SELECT * FROM read_parquet('{typed}/*')")
-        (readable,) = self._connection.execute("SELECT COUNT(id_hash) FROM read").fetchone() or (0,)
-        self.unparsable = total - readable
-        self.duplicates = keep_first_lines(
+        readable, self.duplicates = keep_first_lines(
             self._connection, self._directory / "first", "lines", of="read", also=self._also
         )
+        self.unparsable = total - readable
 
     def _make_enums(self) -> None:
         """The texts that the tables know: all others mean the same, and need not be kept."""

@@ -153,6 +153,13 @@ def test_of_a_day_of_files_only_the_lines_of_the_hour_lie_on_disk(
     assert kept == [[(9 + 26,)]]
 
 
+def test_lines_that_come_before_any_buyer_are_counted(log: UsageLog, files: MemoryLogFiles) -> None:
+    add(files, text(line("a"), line("b", agreement="-")))
+    found = read(log, lives=[])
+    assert found.closed.lines == {"outside": 1, "unattributed": 1}
+    assert found.usage == {}
+
+
 def test_a_client_cannot_hide_calls_behind_a_request_id_of_its_own(log: UsageLog, files: MemoryLogFiles) -> None:
     add(files, text(line("a", requestId="same"), line("b", requestId="same")))
     assert read(log).usage[CALLS].quantity == 2

@@ -487,9 +487,8 @@ class _Reading:
             if life.starts_at < self._hour + _HOUR and life.ends_at > self._hour
         ]
         texts = dict.fromkeys(("named", "owner", "life_plan"), "varchar")
-        load(self._connection, self._directory, "known", texts | {"life_from": "bigint", "life_to": "bigint"}, rows)
-        self._enumerate("owner", {life.owner for life in lives})
-        self._run("CREATE TABLE lives AS SELECT * REPLACE (CAST(owner AS known_owner) AS owner) FROM known")
+        load(self._connection, self._directory, "lives", texts | {"life_from": "bigint", "life_to": "bigint"}, rows)
+        self._enumerate("lives", "owner")
         columns = ", ".join(f"l.{name}" for name in LINES if name not in {"agreement", "plan"})
         refused = ", ".join(f"'{name}'" for name in sorted(REFUSED_BY_GATEWAY))
         self._run(
@@ -517,10 +516,9 @@ class _Reading:
     def _judge_plan(self, plan: str, table: PlanTable, sums: _Sums) -> None:
         load(self._connection, self._directory, "routes", ROUTES, route_rows(table))
         load(self._connection, self._directory, "cells", CELLS, cell_rows(table))
-        # Joined and grouped as numbers, which takes half as long; a text that the table does not know has none.
         for column in ("method", "path"):
-            self._enumerate(column, {str(row[column]) for row in route_rows(table)})
-            self._run(f"ALTER TABLE routes ALTER {column} TYPE known_{column}")
+            self._enumerate("routes", column)
+        # A text that the table does not know has no number.
         self._show_lines(plan, {name: f"try_cast({name} AS known_{name})" for name in ("method", "path")})
         cursor = self._connection.execute(usage_query(("agreement", "path")), [plan.partition("@")[0]])
         while rows := cursor.fetchmany(10_000):
@@ -546,9 +544,13 @@ class _Reading:
             "AND (named IS NULL OR agreement IS NOT NULL OR is_refused)"
         )
 
-    def _enumerate(self, column: str, texts: Iterable[str]) -> None:
-        values = ", ".join(f"'{quoted(text)}'" for text in sorted(texts) or [""])
-        self._run(f"DROP TYPE IF EXISTS known_{column}; CREATE TYPE known_{column} AS ENUM ({values})")
+    def _enumerate(self, table: str, column: str) -> None:
+        """Let a column's texts be numbers underneath, which are joined and grouped in half the time."""
+        self._run(
+            f"DROP TYPE IF EXISTS known_{column}; "
+            f"CREATE TYPE known_{column} AS ENUM (SELECT {column} FROM {table} UNION SELECT ''); "
+            f"ALTER TABLE {table} ALTER {column} TYPE known_{column}"
+        )
 
     def _run(self, text: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(text).fetchall()

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 from marketplace_constructs.domain.metering import EVENT, ClosedHour, Series, Usage, hour_of
 from marketplace_constructs.domain.plan_table import EventMeter, LineState, PlanTable
-from marketplace_constructs.engine.database import opened_database
+from marketplace_constructs.engine.database import columns_of, load, opened_database
 from marketplace_constructs.engine.parts import lines
-from marketplace_constructs.queries.usage import to_json_lines
 from marketplace_constructs.queries.usage_events import (
     EVENT_LIVES,
     EVENTS,
@@ -367,16 +366,9 @@ class DuckDbUsageEvents:
         judged: _Judged,
     ) -> None:
         meters, end_ms = event_meters(tables), begin_ms + _HOUR_MS
-        relations: dict[str, tuple[Mapping[str, str], Iterable[Mapping[str, object]]]] = {
-            "lives": (EVENT_LIVES, _life_rows(lives)),
-            "plans": (PLANS, [{"plan": plan} for plan in tables]),
-            "meters": (METERS, meter_rows(meters)),
-        }
-        for name, (_, held) in relations.items():
-            (directory / f"{name}.json").write_text(to_json_lines(held), encoding="utf-8")
         with opened_database(directory, memory=self._memory, threads=self._threads) as connection:
             connection.execute(
-                f"CREATE VIEW received AS FROM read_csv('{directory}/events.csv.gz', {_columns(EVENTS)}, "
+                f"CREATE VIEW received AS FROM read_csv('{directory}/events.csv.gz', {columns_of(EVENTS)}, "
                 "header=false, auto_detect=false, delim=',', quote='\"', escape='\"')"
             )
             # Of other hours, only what may be the first copy of an event of this one.
@@ -384,11 +376,9 @@ class DuckDbUsageEvents:
                 "CREATE TABLE events AS FROM received SEMI JOIN (SELECT source, event_id FROM received "
                 f"WHERE time_ms >= {begin_ms} AND time_ms < {end_ms}) USING (source, event_id)"
             )
-            for name, (schema, _) in relations.items():
-                connection.execute(
-                    f"CREATE TABLE {name} AS SELECT * FROM "
-                    f"read_json('{directory}/{name}.json', {_columns(schema)}, format='newline_delimited')"
-                )
+            load(connection, directory, "lives", EVENT_LIVES, _life_rows(lives))
+            load(connection, directory, "plans", PLANS, [{"plan": plan} for plan in tables])
+            load(connection, directory, "meters", METERS, meter_rows(meters))
             cursor = connection.execute(event_usage_query(("event",)), [begin_ms, end_ms])
             while rows := cursor.fetchmany(10_000):
                 for event, owner, state, number, events, first_ms, whole, fraction in rows:
@@ -430,11 +420,6 @@ def _lines(name: str, path: Path) -> Iterator[bytes]:
     with names_damaged([name]):
         yield from lines(path)
     path.unlink()
-
-
-def _columns(schema: Mapping[str, str]) -> str:
-    columns = ", ".join(f"'{column}': '{kind}'" for column, kind in schema.items())
-    return f"columns={{{columns}}}"
 
 
 def _life_rows(lives: Iterable[Life]) -> Iterator[dict[str, object]]:
