@@ -156,10 +156,8 @@ def test_a_death_after_any_step_bills_once(world: Calm, steps: int, resend: Iden
     assert {outcome for outcome, _ in world.outcomes().values()} == {Outcome.ACCEPTED}
 
 
-@pytest.mark.protects(Weakness.PENDING_NOT_PAGED)
-def test_thousands_of_records_and_two_processes_at_once_bill_each_once() -> None:
-    world = Calm()
-    world.market.settings = replace(world.market.settings, identical_resend=IdenticalResend.DUPLICATE_RECORD)
+def let_hundreds_call(world: Calm) -> None:
+    """Three hundred more buyers, everybody's one call, and the time at which its hour is closed."""
     for _ in range(300):
         world.subscribe(world.market.add_buyer())
     world.clock.advance(4 * MINUTE)
@@ -167,6 +165,13 @@ def test_thousands_of_records_and_two_processes_at_once_bill_each_once() -> None
         world.use(1, life=life, delivered=False)
     world._deliver()
     world.clock.advance(71 * MINUTE)
+
+
+@pytest.mark.protects(Weakness.PENDING_NOT_PAGED)
+def test_thousands_of_records_and_two_processes_at_once_bill_each_once() -> None:
+    world = Calm()
+    world.market.settings = replace(world.market.settings, identical_resend=IdenticalResend.DUPLICATE_RECORD)
+    let_hundreds_call(world)
     twin, overtaken = Process(world, timedelta(0)), [40]
 
     def step(process: Process, *, crash: bool = True) -> None:
@@ -411,13 +416,7 @@ def test_a_run_that_has_no_more_time_leaves_the_rest_to_the_next_one(world: Calm
 
 def test_a_run_sends_until_the_next_one_begins_and_that_goes_on() -> None:
     world = Calm()
-    for _ in range(300):
-        world.subscribe(world.market.add_buyer())
-    world.clock.advance(4 * MINUTE)
-    for life in world.lives:
-        world.use(1, life=life, delivered=False)
-    world._deliver()
-    world.clock.advance(71 * MINUTE)
+    let_hundreds_call(world)
     seconds, original = [0.0], world.call
 
     def call(request: Any, fault: Any) -> Any:

@@ -234,13 +234,19 @@ def test_a_table_that_says_something_else_makes_a_difference(late: Late, tmp_pat
     assert [(one["log"], one["ledger"]) for one in found["differences"]] == [("9", "3")]
 
 
-def test_a_natively_metered_products_counts_are_compared(tmp_path: Path) -> None:
+def natively_metered() -> Calm:
+    """A sale that API Gateway itself reports, with an hour of three calls closed."""
     world = Calm()
     world.product = Product.legacy("abc123")
     world.options = replace(world.options, product=world.product)
     world._main = Process(world, timedelta(0))
     world.use(3)
     world.go(76 * MINUTE)
+    return world
+
+
+def test_a_natively_metered_products_counts_are_compared(tmp_path: Path) -> None:
+    world = natively_metered()
     copy = Copy(world, tmp_path)
     assert copy.json("replay")["differences"] == []
     world.use(1, ago=HOUR)
@@ -258,12 +264,7 @@ def test_only_what_api_gateway_reports_is_compared_with_that(kept: Copy) -> None
 def test_a_log_that_is_gone_is_not_compared_with_what_api_gateway_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = Calm()
-    world.product = Product.legacy("abc123")
-    world.options = replace(world.options, product=world.product)
-    world._main = Process(world, timedelta(0))
-    world.use(3)
-    world.go(76 * MINUTE)
+    world = natively_metered()
     copy = Copy(world, tmp_path)
     monkeypatch.setattr(MeteredSale, "trails", [world])
     assert copy.run("compare").return_value == 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from marketplace_constructs.runtime.agreements.access import AccessUnsettledError
 from marketplace_constructs.runtime.agreements.reconciliation import ReconciliationError
 from marketplace_constructs.runtime.agreements.service import TryAgain
+
+if TYPE_CHECKING:
+    from onboarding_world import Reply
 
 
 class Crash(BaseException):
@@ -81,6 +84,23 @@ def until_done(trap: Trap, step: Callable[[], object]) -> object:
             continue
         finally:
             trap.is_armed = False
+    raise AssertionError("a step that failed once never came through")
+
+
+def until_shown(trap: Trap, step: Callable[[], Reply]) -> Reply:
+    """Do a step as a buyer does: again where the page asks for it, or where none came."""
+    for _ in range(2):
+        trap.is_armed = not trap.has_sprung
+        try:
+            reply = step()
+        except Crash:
+            continue
+        finally:
+            trap.is_armed = False
+        if reply.status == 200:
+            return reply
+        assert (reply.status, reply.title) == (503, "One moment, please")
+        assert "Nothing is lost" in reply.body
     raise AssertionError("a step that failed once never came through")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
-from faults import FAULTS, Crash, Trap, Trapped, aws_error, faults, until_done
+from faults import FAULTS, Crash, Trap, Trapped, aws_error, faults, until_done, until_shown
 from onboarding_aws import ContactsTable, PostOffice, SecretStore
 from onboarding_world import EMAIL, Browser, HandSetClock, Reply, World
 from onboarding_world import PLAN as ONBOARDED
@@ -388,22 +387,6 @@ def test_a_run_that_left_something_undone_fails_so_that_an_alarm_tells(hourly: H
 
 
 # onboarding's own calls: the table of contacts, the secret that signs sessions, the mail
-
-
-def until_shown(trap: Trap, step: Callable[[], Reply]) -> Reply:
-    """Do a step as a buyer does: again where the page asks for it, or where none came."""
-    for _ in range(3):
-        trap.is_armed = not trap.has_sprung
-        try:
-            reply = step()
-        except Crash:
-            continue
-        finally:
-            trap.is_armed = False
-        if reply.status == 200:
-            return reply
-        assert (reply.status, reply.title) == (503, "One moment, please")
-    raise AssertionError("a step that failed once never came through")
 
 
 def filled_in(browser: Browser, path: str, **fields: str) -> Reply:

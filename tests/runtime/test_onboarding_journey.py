@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
-from faults import Crash, Trap, Trapped, faults
-from onboarding_world import AGREEMENT, BUYER, EMAIL, PLAN, TOKEN_FIELD, Reply, World
+from faults import Trap, Trapped, faults, until_shown
+from onboarding_world import AGREEMENT, BUYER, EMAIL, PLAN, TOKEN_FIELD, World
 from protected import Weakness
 
 from marketplace_constructs.domain.agreements import FactKind
@@ -417,26 +415,10 @@ def test_a_visit_survives_each_fault_of_each_call_of_the_pages_own() -> None:
             app=world.make_app(contacts=Trapped(world.contacts, trap), secret=Trapped(world.secret, trap))
         )
 
-        def step(act: Callable[[], Reply]) -> Reply:
-            """As a buyer takes it: again where the page says so, or where none comes."""
-            for _ in range(2):
-                trap.is_armed = not trap.has_sprung
-                try:
-                    page = act()
-                except Crash:
-                    continue
-                finally:
-                    trap.is_armed = False
-                if page.status == 200:
-                    return page
-                assert page.status == 503
-                assert "Nothing is lost" in page.body
-            raise AssertionError("a step that failed once never came through")
-
-        form = {"form_token": step(lambda: browser.register(world.token())).hidden("form_token")}
-        step(lambda: browser.post("/contact", {**form, "email": EMAIL}))
-        form = {"form_token": step(lambda: browser.get("/agreement")).hidden("form_token")}
-        key = step(lambda: browser.post("/key", form)).key
+        form = {"form_token": until_shown(trap, lambda: browser.register(world.token())).hidden("form_token")}
+        until_shown(trap, lambda: browser.post("/contact", {**form, "email": EMAIL}))
+        form = {"form_token": until_shown(trap, lambda: browser.get("/agreement")).hidden("form_token")}
+        key = until_shown(trap, lambda: browser.post("/key", form)).key
         assert world.api_keys.opens(PLAN, key)
         assert len(list(world.api_keys.named(""))) == 1
         contact = world.contacts.get(contact_key(BUYER, AGREEMENT))
