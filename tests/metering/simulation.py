@@ -330,6 +330,7 @@ class World:
         self._told = Counter[str]()
         self._final: set[tuple[str, str]] = set()
         self._file_number = 0
+        self._delivered_at = self.start
         self._fact_number = 0
         self._cut_off_until = datetime.min.replace(tzinfo=UTC)
         self._outage_at = self.start + rng.random() * (self.end - self.start)
@@ -630,11 +631,13 @@ class World:
                         min(hour, hour_of(now)),
                         f"{self._file_number:05}",
                         content,
-                        modified_at=now - timedelta(seconds=self.rng.randint(0, 120)),
+                        # What is delivered later came later.
+                        modified_at=max(self._delivered_at, now - timedelta(seconds=self.rng.randint(0, 120))),
                     )
                     waiting.remove(pending)
                     if waiting is self._pending_events:
                         self._retell(content.rstrip().split(b"\n"), hour)
+        self._delivered_at = now
 
     def _retell(self, lines: list[bytes], hour: datetime) -> None:
         """A backend tells again what is in the log already, with another time, value and agreement: all in vain."""
@@ -699,7 +702,8 @@ class World:
             raise ClientError({"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}, "PutObject")
         if process.depth == 0 and rng.random() < troubles.twin:
             self.clock.advance(timedelta(minutes=rng.choice([0, 0.5, 1, 10, 40])))
-            self._tell()
+            # Firehose does not wait for a process that stands still; without end, one would outlast its 24 hours.
+            self._deliver()
             twin = self._process()
             twin.depth = 1
             self._run(twin)
