@@ -23,7 +23,7 @@ from time import process_time
 
 from figures import in_turn, median, median_ratio, run, show
 from metering import AGREEMENTS, MAX_MB, START, agreement, hour
-from simulation import FILES, PLAN, table, unpacked
+from simulation import FILES, PLAN, table, with_floor
 
 MEMORY = "256MB"
 PAIRS = 3
@@ -130,9 +130,7 @@ def show_events(events: int) -> None:
         run([sys.executable, __file__, "--generate-events", name, "--events", str(events)])
         events = events // FILES * FILES
         files = sorted(Path(name).rglob("*.gz"))
-        before = unpacked(files)
-        reading = run([sys.executable, __file__, "--read-events", name])
-        floor, ends = (before.seconds + unpacked(files).seconds) / 2, unpacked(files, "wc -l")
+        reading, floor = with_floor(files, lambda: run([sys.executable, __file__, "--read-events", name]))
     found = json.loads(reading.output.splitlines()[-1])
     if found["quarantined"] or not events * 0.999 < found["events"] <= events:
         sys.exit(f"got {found}; expected {events} events less those delivered twice")
@@ -140,11 +138,7 @@ def show_events(events: int) -> None:
         f"meter, an hour of {events:,} usage events, gzip",
         events / reading.seconds,
         "events/s",
-        ratio=floor / reading.seconds,
-        of=f"two parallel zcat | wc, {events / floor:,.0f} lines/s",
-        cpu_seconds=reading.cpu_seconds,
-        cpu_ratio=before.cpu_seconds / reading.cpu_seconds,
-        cpu_ratio_of_wc_l=ends.cpu_seconds / reading.cpu_seconds,
+        **floor.beside(events, reading),
     )
     show(f"meter, an hour of {events:,} usage events, peak memory", reading.peak_mb, "MB", aim=MAX_MB)
 
