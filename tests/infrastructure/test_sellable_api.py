@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from typing import Any
 
 import aws_cdk as cdk
@@ -212,6 +213,25 @@ def test_a_concurrent_product_has_no_product_code_and_no_role(make_app: MakeApp)
     assert not [name for name in template.of_type("AWS::IAM::Role") if "MeteringRole" in name]
     assert sale.metering_role is None
     assert sale.meter is not None
+
+
+def test_no_buyer_sets_off_an_update_of_the_usage_plan(full: tuple[Template, SellableApi]) -> None:
+    # UpdateUsagePlan may be called once in 20 seconds per account (API Gateway developer guide, quotas; read
+    # 2026-11-21), and buyers come as they like.
+    template, sale = full
+    plan = f"/usageplans/${{{template.logical_id(sale.usage_plan.usage_plan)}}}"
+    functions = {
+        name: template.actions(resource["Properties"]["Role"]["Fn::GetAtt"][0])
+        for name, resource in template.of_type("AWS::Lambda::Function").items()
+    }
+    able = {
+        name
+        for name, allowed in functions.items()
+        for resource, actions in allowed.items()
+        if "apigateway:PATCH" in actions and fnmatch(plan, f"*{resource.rpartition('::')[2]}")
+    }
+    assert {"Reconciliation" in name or "ProductCodeFunction" in name for name in able} == {True}
+    assert len(able) == 2
 
 
 def test_a_native_product_is_not_warned_of(shortest: tuple[Template, SellableApi]) -> None:
