@@ -46,7 +46,7 @@ rehearse: setup  ## sell the example API once, from landing page to cut-off, on 
 
 test: setup lint $(AUDIT)/.ready  ## all tests that need no browser
 	@$(BIN)/sellable rehearse --install
-	@$(BIN)/pytest -m "not browser" -n auto --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -m "not browser" -n auto --dist loadscope $(ARGS)
 
 test-browser: setup  ## the onboarding pages in a real browser
 	@$(BIN)/pytest -m browser -rs $(ARGS)
