@@ -36,11 +36,9 @@ FAILS_WITH_A_SECRET_AT_HAND = {
 @pytest.fixture(scope="module")
 def journeys(stage: Stage, journey: Callable[[str], Journey]) -> list[Journey]:
     """Every scenario, and then exceptions where a token, an address or a key is an argument."""
-    # Thousands of calls would leave nothing behind that these do not.
+    # Thousands of calls would leave nothing behind that hundreds do not.
     played = [
-        journey(name)
-        for name, one in SCENARIOS.items()
-        if not name.startswith("metering") and stage.sales_of(one.needs)
+        journey(name) for name, one in SCENARIOS.items() if name != "metering-large" and stage.sales_of(one.needs)
     ]
     sale = stage.sale(SaleKind.NATIVE)
     for grant in grants_of(sale.stack.name, sale.stack.template):
@@ -175,6 +173,7 @@ def test_no_token_key_or_address_is_left_behind(stage: Stage, journeys: list[Jou
         "key-created",
         "/register",
         "requestTimeEpoch",
+        '"records":',
     ):
         assert trace in searched, trace
 

@@ -1,4 +1,4 @@
-"""Many buyers under the example's plans are billed what a person reads in the example's documents."""
+"""What is metered beyond the example: contracts, reports, usage events, and an operator's commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,8 @@ from written_pools import Document, policy, price_list, product, write_pool
 from marketplace_constructs.cli import run
 from marketplace_constructs.cli.metered import MeteredSale
 from marketplace_constructs.domain.plan_versions import HOUR, next_hour
-from marketplace_constructs.rehearsal.bill import Plans, accepted
-from marketplace_constructs.rehearsal.gateway import Call
+from marketplace_constructs.rehearsal.bill import accepted
 from marketplace_constructs.rehearsal.journey import JourneyEnded, Promises
-from marketplace_constructs.rehearsal.metering_scenario import Size, play_metering
 from marketplace_constructs.rehearsal.scenarios import SCENARIOS
 from marketplace_constructs.rehearsal.stage import SaleKind, Stage
 from marketplace_constructs.rehearsal.visit import Visitor, register, sold_route
@@ -31,36 +28,6 @@ CONTRACTS = Path(__file__).parent / "every_permission"
 USERS = {"Category": "Users", "Unit": "Users", "Type": "ExternallyMetered"}
 ALLOWED = {"Sid": "Sold", "Effect": "Allow", "Action": "*", "Resource": "/**"}
 DOCUMENTED = Path(__file__).parent / "introduced_documents" / "app.py"
-
-
-def meaning(plan: str, call: Call) -> dict[str, Fraction]:
-    """What monetization/ says, in other words."""
-    name = plan.partition("@")[0]
-    if name in {"internal", "trial"} or call.integration_status is None or call.status >= 400:
-        return {}
-    if (call.http_method, call.resource_path) == ("POST", "/v1/nouns"):
-        tenths = -(-(call.integration_ms or 0) // 100)
-        return {
-            "calls": Fraction({"retail": 2, "partner": 1}[name]),
-            **({"compute_sec": Fraction(tenths, 10)} if tenths else {}),
-        }
-    is_free = call.resource_path in {"/v1/samples", "/v1/samples/{id}"} and name != "basic"
-    return {} if is_free else {"calls": Fraction(1)}
-
-
-def test_bills_what_the_documents_mean(stage: Stage) -> None:
-    tables = Plans(stage, stage.sale(SaleKind.METERED_BY_PLANS))
-
-    def counts(plan: str, call: Call) -> dict[str, Fraction]:
-        found = {dimension: quantity for dimension, quantity in tables.counts(plan, call).items() if quantity}
-        assert found == meaning(plan, call), (plan, call)
-        return found
-
-    promises = Promises()
-    try:
-        play_metering(stage, promises, Size(buyers=10, calls=200), counts)
-    except JourneyEnded:
-        pytest.fail(f"{promises.steps[-1].promise}: {promises.steps[-1].broken}")
 
 
 @pytest.fixture(scope="module")
