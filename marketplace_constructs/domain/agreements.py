@@ -21,6 +21,9 @@ OBSERVATION_LAG: Final = timedelta(hours=1)
 """How much later than an end AWS must be observed to say otherwise before that end is taken back. How soon
 DescribeAgreement reflects an end is not documented [UNCONF]."""
 
+ACTIVATION_LAG: Final = timedelta(days=1)
+"""How long a legacy buyer who registered may wait before somebody is to look: nobody can be asked whether it subscribed."""
+
 ENDING_STATUSES: Final = frozenset({"CANCELLED", "EXPIRED", "TERMINATED"})
 """An agreement that ends so takes the access with it."""
 SUCCEEDED_STATUSES: Final = frozenset({"RENEWED", "REPLACED", "SUPERSEDED"})
@@ -516,7 +519,7 @@ def _settle(
         entitlements=entitled.entitlements if entitled else (),
         assignments=assignments,
         keys=_keys(chain) if holds_keys else (),
-        alarms=(*history.alarms, *_status_alarms(history), *plan_alarms),
+        alarms=(*history.alarms, *_status_alarms(history), *_silence_alarms(history, activation, now), *plan_alarms),
     )
 
 
@@ -594,6 +597,15 @@ def _status_alarms(history: _History) -> list[str]:
         for fact in history.facts
         if fact.kind is FactKind.ENDED and fact.status not in known
     ]
+
+
+def _silence_alarms(history: _History, activation: Fact | None, now: datetime) -> list[str]:
+    registration = history.first(FactKind.REGISTERED)
+    if history.kind is AgreementKind.CONCURRENT or registration is None or activation is not None:
+        return []
+    if history.last(FactKind.FAILED, FactKind.DEPROVISIONED) or now < registration.at + ACTIVATION_LAG:
+        return []
+    return ["registered over a day ago, and no notification has said whether it subscribed: it has no access"]
 
 
 def _plan_alarm(plan: str | None, *, is_offer_known: bool) -> str:

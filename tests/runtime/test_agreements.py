@@ -350,6 +350,27 @@ def test_a_legacy_buyer_is_let_in_and_shut_out_by_notifications(legacy: Sale) ->
     assert legacy.states(CUSTOMER) == {f"{CUSTOMER}/1": "ended"}
 
 
+def test_a_legacy_buyer_of_whom_nothing_is_told_is_pointed_out_after_a_day(legacy: Sale) -> None:
+    def alarms() -> tuple[str, ...]:
+        return legacy.service.agreements(CUSTOMER)[0].alarms
+
+    registration = legacy.register()
+    legacy.wait(hours=23, minutes=59)
+    assert alarms() == ()
+    legacy.wait(minutes=1)
+    assert "no notification" in alarms()[0]
+    legacy.tell(notification("subscribe-success", at=legacy.now))
+    assert alarms() == ()
+    assert legacy.opens(legacy.issue(registration))
+
+
+def test_a_legacy_buyer_whose_subscription_failed_is_not_waited_for(legacy: Sale) -> None:
+    legacy.register()
+    legacy.tell(notification("subscribe-fail"))
+    legacy.wait(days=2)
+    assert legacy.service.agreements(CUSTOMER)[0].alarms == ()
+
+
 def test_what_aws_says_of_a_license_means_nothing_to_a_legacy_product(legacy: Sale) -> None:
     legacy.marketplace.customers["token"] = ResolvedCustomer(
         product_code="abc123",
