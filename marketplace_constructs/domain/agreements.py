@@ -22,7 +22,7 @@ OBSERVATION_LAG: Final = timedelta(hours=1)
 DescribeAgreement reflects an end is not documented [UNCONF]."""
 
 ACTIVATION_LAG: Final = timedelta(days=1)
-"""How long a legacy buyer who registered may wait before somebody is to look: of its subscription nobody can be asked."""
+"""How long a legacy buyer who registered may wait before somebody is to look; nobody can be asked about it."""
 
 ENDING_STATUSES: Final = frozenset({"CANCELLED", "EXPIRED", "TERMINATED"})
 """An agreement that ends so takes the access with it."""
