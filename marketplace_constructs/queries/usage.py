@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from types import MappingProxyType
 from typing import Final
 
@@ -228,7 +229,14 @@ def cell_rows(table: PlanTable) -> list[dict[str, object]]:
 
 def quantity_of(base_sum: int, *, multiply: Decimal, base_units: int) -> Fraction:
     """The exact quantity of a sum of base values, in units of the dimension."""
-    return Fraction(base_sum) * Fraction(multiply) / base_units
+    weight = _weight(multiply, base_units)
+    return Fraction(base_sum * weight.numerator, weight.denominator)
+
+
+@cache
+def _weight(multiply: Decimal, base_units: int) -> Fraction:
+    """Of one base unit. There are few; each would be reduced to its lowest terms anew for every agreement."""
+    return Fraction(multiply) / base_units
 
 
 def to_json_lines(rows: Iterable[Mapping[str, object]]) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache, reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,7 +28,6 @@ from marketplace_constructs.queries.access_log import REFUSED_BY_GATEWAY
 from marketplace_constructs.queries.log_lines import Line, json_source, quoted, read_line, typed_lines
 from marketplace_constructs.queries.usage import (
     CELLS,
-    COUNTED,
     LINES,
     ROUTES,
     SKIPPED,
@@ -140,6 +141,7 @@ class PlanTimeline:
         return self._read[version.digest]
 
 
+@cache
 def tag_value(path: str) -> str:
     """A route's path as AWS takes it in an allocation's tag: ``/v1/{id}`` is ``/v1/:id``.
 
@@ -159,12 +161,12 @@ class _Sums:
     def add(self, agreement: str, dimension: str, path: str, quantity: Fraction) -> None:
         by_path = self._quantities.setdefault(Series(agreement=agreement, dimension=dimension), {})
         tag = tag_value(path)
-        by_path[tag] = by_path.get(tag, Fraction(0)) + quantity
+        by_path[tag] = by_path[tag] + quantity if tag in by_path else quantity
 
     def usage(self) -> dict[Series, Usage]:
         return {
             series: Usage(
-                quantity=sum(by_path.values(), Fraction(0)),
+                quantity=reduce(add, by_path.values()),
                 earliest=_EPOCH + timedelta(milliseconds=self.earliest[series.agreement]),
                 by_path=by_path,
             )
@@ -522,16 +524,12 @@ class _Reading:
         self._show_lines(plan, {name: f"try_cast({name} AS known_{name})" for name in ("method", "path")})
         cursor = self._connection.execute(usage_query(("agreement", "path")), [plan.partition("@")[0]])
         while rows := cursor.fetchmany(10_000):
-            for agreement, path, *values in rows:
-                counted = dict(zip(COUNTED, values, strict=False))
-                name = f"{counted['dimension']} {counted['state']}" if counted["dimension"] else str(counted["state"])
-                sums.lines[name] += int(values[-2])
-                if counted["state"] == LineState.BILLABLE and table.channel == MARKETPLACE:
-                    quantity = quantity_of(
-                        int(values[-1]), multiply=Decimal(counted["multiply"]), base_units=int(counted["base_units"])
-                    )
+            for agreement, path, dimension, state, *_, multiply, base_units, line_count, base_sum in rows:
+                sums.lines[f"{dimension} {state}" if dimension else state] += int(line_count)
+                if state == LineState.BILLABLE and table.channel == MARKETPLACE:
+                    quantity = quantity_of(int(base_sum), multiply=Decimal(multiply), base_units=base_units)
                     if quantity:
-                        sums.add(agreement, counted["dimension"], path, quantity)
+                        sums.add(agreement, dimension, path, quantity)
         if self._watch is not None:
             self._show_lines(plan, {})
             self._watch(self._connection, plan, table)
