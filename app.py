@@ -19,12 +19,12 @@ from stacks.sellable_api_stack import SellableApiStack
 
 # The command line hands over cdk.json's context by itself; python app.py alone must give the same templates.
 app = cdk.App(context=json.loads((Path(__file__).parent / "cdk.json").read_text())["context"])
-context = app.node
+context = app.node.get_all_context()
 
 
 def setting(name: str, default: str | None = None) -> str | None:
     """A value of the command line (``--context name=value``), of cdk.json or of the environment."""
-    value = context.try_get_context(name)
+    value = context.get(name)
     return str(value) if value is not None else os.environ.get(name.upper()) or default
 
 

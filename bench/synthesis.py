@@ -138,7 +138,9 @@ def main() -> None:
     resources = sum(number for (_, kind, _), number in shapes.items() if kind != "Outputs")
 
     def calls(app: Path, given: dict[str, str]) -> int:
-        return int(synthesize(app, given, without=COUNTING_CALLS)[0].output.split()[-1])
+        # What synthesis itself says, such as warnings, may come before or after.
+        [number] = filter(str.isdecimal, synthesize(app, given, without=COUNTING_CALLS)[0].output.split("\n"))
+        return int(number)
 
     of_example = calls(EXAMPLE, environment)
     for name, given in {"": environment, ", by hand with the example's acknowledgements": full}.items():

@@ -13,7 +13,7 @@ from marketplace_constructs._version import __version__
 
 if TYPE_CHECKING:
     from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
-    from marketplace_constructs.domain.metering import MeteringRules
+    from marketplace_constructs.domain.metering_rules import MeteringRules
     from marketplace_constructs.domain.product import (
         AgreementKind,
         Category,
@@ -71,7 +71,7 @@ __all__ = [
 
 _MODULES = {
     "domain.errors": ("MarketplaceConstructsError", "Problem"),
-    "domain.metering": ("MeteringRules",),
+    "domain.metering_rules": ("MeteringRules",),
     "domain.product": (
         "AgreementKind",
         "Category",

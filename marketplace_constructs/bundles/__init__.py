@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -159,8 +160,9 @@ def _lock(bundle: Bundle) -> Path:
     return _HERE / f"{bundle}.txt"
 
 
-def _own_files() -> dict[str, bytes]:
-    """This package's own part of the bundle, read at one moment."""
+@cache
+def _own_files() -> Mapping[str, bytes]:
+    """This package's own part of every bundle, read at one moment."""
     paths = [_PACKAGE / "__init__.py", _PACKAGE / "_version.py"]
     for source in _SOURCES:
         paths += [path for path in (_PACKAGE / source).rglob("*") if path.is_file() and path.suffix != ".pyc"]

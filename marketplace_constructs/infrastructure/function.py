@@ -16,7 +16,7 @@ from marketplace_constructs import bundles
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding
 from marketplace_constructs.infrastructure.acknowledgements import acknowledge
 from marketplace_constructs.infrastructure.security_log import security_log
-from marketplace_constructs.infrastructure.tokens import identity, service
+from marketplace_constructs.infrastructure.tokens import identity, service, stack_of
 from marketplace_constructs.runtime.settings import Settings
 
 _ROLES: Final[dict[str, iam.Role]] = {}
@@ -79,7 +79,7 @@ def runtime_function(
         namespace,
         "Function",
         architecture=_ARCHITECTURE,
-        code=lambda_.Code.from_asset(str(_bundle_path(scope, bundle))),
+        code=_code(identity(stack_of(scope)), _bundle_path(scope, bundle)),
         dead_letter_queue=dead_letter_queue,
         description=description,
         environment=settings.to_environment() if settings is not None else None,
@@ -122,6 +122,12 @@ def role_of(function: lambda_.Function) -> iam.IRole:
     role = _ROLES.get(identity(function)) or function.role
     assert role is not None
     return role
+
+
+@cache
+def _code(_stack: str, bundle: Path) -> lambda_.Code:
+    """The code of a stack's functions: one asset for all of them, which the CDK stages and describes but once."""
+    return lambda_.Code.from_asset(str(bundle))
 
 
 def _bundle_path(scope: Construct, bundle: bundles.Bundle) -> Path:

@@ -18,7 +18,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
-from marketplace_constructs.domain.metering import RUNS_EVERY, MeteringRules
+from marketplace_constructs.domain.metering_rules import RUNS_EVERY, MeteringRules
 from marketplace_constructs.domain.metrics import METRICS_NAMESPACE, metrics_dimensions
 from marketplace_constructs.infrastructure.access_log import AccessLog
 from marketplace_constructs.infrastructure.acknowledgements import AuditFinding as Finding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import aws_cdk as cdk
@@ -116,11 +116,11 @@ class Plans(Construct):
         )
         return bucket
 
-    def _record(self, plans: Sequence[Mapping[str, str]]) -> cdk.CustomResource:
+    def _record(self, plans: Callable[[], list[dict[str, str]]]) -> cdk.CustomResource:
         """Have the deployment record plans.
 
         Args:
-            plans: As ``runtime.plans`` takes them.
+            plans: As ``runtime.plans`` takes them, when the app is complete.
         """
         function = runtime_function(
             self,
@@ -144,7 +144,8 @@ class Plans(Construct):
             "Versions",
             resource_type=RESOURCE_TYPE,
             service_token=function.function_arn,
-            properties={"Plans": [dict(plan) for plan in plans]},
+            # One token for all of them: each is asked for whenever something is resolved, across processes.
+            properties={"Plans": cdk.Lazy.uncached_any(_WhenComplete(plans))},
         )
 
 
@@ -186,13 +187,13 @@ class DocumentedPlans(Plans):
         self.usage_plans = {plan.reference: self._usage_plan(plan, api, stage) for plan in monetization.plan_documents}
         self.default = self.usage_plans[monetization.default_plan.reference]
         resource = self._record(
-            [
+            lambda: [
                 {
                     "Plan": plan.reference,
                     "UsagePlanId": self.usage_plans[plan.reference].usage_plan_id,
                     "AssignTo": _assign_to(plan.assign_to),
                     "EffectiveFrom": _effective_from(plan),
-                    "Table": cdk.Lazy.uncached_string(_Table(self._compiled, plan)),
+                    "Table": self._compiled.table(plan),
                 }
                 for plan in monetization.plan_documents
             ]
@@ -222,7 +223,9 @@ class DocumentedPlans(Plans):
             is_billed=plan.channel.value == "Marketplace",
             removal_policy=self._removal_policy,
         )
-        usage_plan.limit_methods(cdk.Lazy.uncached_any(_MethodThrottles(self._compiled, plan)))
+        usage_plan.limit_methods(
+            cdk.Lazy.uncached_any(_WhenComplete(lambda: _method_limits(self._compiled.method_throttles(plan)[0])))
+        )
         return usage_plan
 
 
@@ -262,13 +265,13 @@ class EveryCall(Plans):
         self.usage_plans = {EVERY_CALL: usage_plan}
         self.default = usage_plan
         self._record(
-            [
+            lambda: [
                 {
                     "Plan": EVERY_CALL,
                     "UsagePlanId": usage_plan.usage_plan_id,
                     "AssignTo": json.dumps("Default"),
                     "EffectiveFrom": "",
-                    "Table": cdk.Lazy.uncached_string(_TableOfEveryCall(self)),
+                    "Table": _packed(self.plan_table()),
                 }
             ]
         )
@@ -429,33 +432,23 @@ class _Compiled:
 
 
 @jsii.implements(cdk.IAnyProducer)
-class _MethodThrottles:
+class _WhenComplete:
+    """What depends on the API's routes, as they are when the app is complete."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+
+    def produce(self, context: cdk.IResolveContext) -> object:
+        del context
+        return self._tell()
+
+
+def _method_limits(throttles: Mapping[str, Throttle]) -> dict[str, object] | None:
     """A plan's limits of single methods, as CloudFormation has them."""
-
-    def __init__(self, compiled: _Compiled, plan: Plan) -> None:
-        self._compiled = compiled
-        self._plan = plan
-
-    def produce(self, context: cdk.IResolveContext) -> dict[str, object] | None:
-        del context
-        throttles, _ = self._compiled.method_throttles(self._plan)
-        return {
-            throttle_key(route): {"rateLimit": throttle.rate_limit, "burstLimit": throttle.burst_limit}
-            for route, throttle in sorted(throttles.items())
-        } or None
-
-
-@jsii.implements(cdk.IStringProducer)
-class _Table:
-    """A plan's table, as the custom resource hands it over."""
-
-    def __init__(self, compiled: _Compiled, plan: Plan) -> None:
-        self._compiled = compiled
-        self._plan = plan
-
-    def produce(self, context: cdk.IResolveContext) -> str:
-        del context
-        return self._compiled.table(self._plan)
+    return {
+        throttle_key(route): {"rateLimit": throttle.rate_limit, "burstLimit": throttle.burst_limit}
+        for route, throttle in sorted(throttles.items())
+    } or None
 
 
 def _successes(route: Route, dimension: str) -> Iterator[Cell]:
@@ -476,18 +469,6 @@ def _successes(route: Route, dimension: str) -> Iterator[Cell]:
     yield cell(LineState.FAILED, (0, 200))
     yield cell(LineState.BILLABLE, (200, 300), _SID)
     yield cell(LineState.FAILED, (300, NO_LIMIT))
-
-
-@jsii.implements(cdk.IStringProducer)
-class _TableOfEveryCall:
-    """The table of a product without documents, when the API is complete."""
-
-    def __init__(self, plans: EveryCall) -> None:
-        self._plans = plans
-
-    def produce(self, context: cdk.IResolveContext) -> str:
-        del context
-        return _packed(self._plans.plan_table())
 
 
 @jsii.implements(cdk.IAspect)

@@ -14,7 +14,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from marketplace_constructs.domain.errors import Problem, refuse
-from marketplace_constructs.domain.metering import MeteringRules
+from marketplace_constructs.domain.metering_rules import MeteringRules
 from marketplace_constructs.domain.product import Category, Product
 from marketplace_constructs.domain.usage_plan import Quota, Throttle, limits_problems
 from marketplace_constructs.infrastructure.access_log import AccessLog, access_log_problems
@@ -28,7 +28,7 @@ from marketplace_constructs.infrastructure.onboarding import (
     Onboarding,
     onboarding_problems,
 )
-from marketplace_constructs.infrastructure.routes import api_id, cfn_rest_api, routes_of, stage_name
+from marketplace_constructs.infrastructure.routes import cfn_rest_api, routes_of
 from marketplace_constructs.infrastructure.seller import Seller
 from marketplace_constructs.infrastructure.subscription_events import SubscriptionEvents
 from marketplace_constructs.infrastructure.tokens import hours, identity, is_token, seconds, stack_of
@@ -215,7 +215,7 @@ class SellableApi(Construct):
         self.api = api
         self.stage = stage
         self.product = product
-        self.api_url = _stage_url(stage) if api_url is None else api_url
+        self.api_url = stage.url_for_path().rstrip("/") if api_url is None else api_url
         """Where buyers call the API, without a trailing slash."""
         self.gate = (
             Gate(
@@ -415,12 +415,6 @@ def _stage_of(api: apigateway.IRestApi) -> apigateway.Stage | None:
         return api.deployment_stage
     except (RuntimeError, TypeError):
         return None
-
-
-def _stage_url(stage: apigateway.Stage) -> str:
-    stack = stack_of(stage)
-    host = f"{api_id(stage.rest_api)}.execute-api.{stack.region}.{stack.url_suffix}"
-    return f"https://{host}/{stage_name(stage)}"
 
 
 def _api_name(resource: apigateway.CfnRestApi | None) -> str:

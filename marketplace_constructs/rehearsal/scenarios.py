@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
-from marketplace_constructs.domain.metering import RUNS_EVERY
+from marketplace_constructs.domain.metering_rules import RUNS_EVERY
 from marketplace_constructs.domain.plan_versions import HOUR, hour_of
 from marketplace_constructs.domain.product import Metering
 from marketplace_constructs.rehearsal.bill import Plans, accepted, differences, due, plain, totals

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from marketplace_constructs.domain.metering import RUNS_EVERY
+from marketplace_constructs.domain.metering_rules import RUNS_EVERY
 from marketplace_constructs.domain.plan_versions import EVERY_CALL
 from marketplace_constructs.domain.product import (
     NATIVE_DIMENSION,

@@ -29,7 +29,7 @@ from marketplace_constructs import (
     Throttle,
 )
 from marketplace_constructs.bundles import LAMBDA, bundle_path, this_machine
-from marketplace_constructs.domain.metering import RUNS_EVERY
+from marketplace_constructs.domain.metering_rules import RUNS_EVERY
 from marketplace_constructs.domain.plan_table import NO_LIMIT, LineState, PlanTable
 from marketplace_constructs.infrastructure.metering import MeterSize
 from marketplace_constructs.runtime.settings import AgreementsSettings, GateSettings, MeterSettings

@@ -37,7 +37,8 @@ from simulation import (
     manifests,
 )
 
-from marketplace_constructs.domain.metering import MeteringRules, Outcome, Series, hour_of
+from marketplace_constructs.domain.metering import Outcome, Series, hour_of
+from marketplace_constructs.domain.metering_rules import MeteringRules
 from marketplace_constructs.rehearsal.marketplace.faults import Fault
 from marketplace_constructs.rehearsal.marketplace.market import Buyer
 

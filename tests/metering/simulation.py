@@ -24,16 +24,8 @@ from typing import Any, Final
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from marketplace_constructs.domain.agreements import Fact, FactKind
-from marketplace_constructs.domain.metering import (
-    RUNS_EVERY,
-    LossReason,
-    Manifest,
-    MeteringRules,
-    Outcome,
-    Record,
-    Series,
-    hour_of,
-)
+from marketplace_constructs.domain.metering import LossReason, Manifest, Outcome, Record, Series, hour_of
+from marketplace_constructs.domain.metering_rules import RUNS_EVERY, MeteringRules
 from marketplace_constructs.domain.plan_table import Cell, EventMeter, LineState, PlanTable, RouteAccess
 from marketplace_constructs.domain.plan_versions import PlanVersion, next_hour
 from marketplace_constructs.domain.product import Category, Dimension, Metering, Product

@@ -17,7 +17,8 @@ from simulation import PLAN, STORED, Crash, Life, Process, Troubles, World, chec
 
 from marketplace_constructs.domain.agreements import FactKind
 from marketplace_constructs.domain.errors import MarketplaceConstructsError
-from marketplace_constructs.domain.metering import RUNS_EVERY, LossReason, MeteringRules, Outcome, Series, hour_of
+from marketplace_constructs.domain.metering import LossReason, Outcome, Series, hour_of
+from marketplace_constructs.domain.metering_rules import RUNS_EVERY, MeteringRules
 from marketplace_constructs.domain.product import Metering, Product
 from marketplace_constructs.rehearsal.marketplace import FaultKind, IdenticalResend
 from marketplace_constructs.runtime.metering import codec

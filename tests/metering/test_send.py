@@ -13,7 +13,8 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 from protected import Weakness
 
-from marketplace_constructs.domain.metering import Allocation, Buyer, MeteringRules, Record, Series, Status
+from marketplace_constructs.domain.metering import Allocation, Buyer, Record, Series, Status
+from marketplace_constructs.domain.metering_rules import MeteringRules
 from marketplace_constructs.domain.product import Dimension, Metering, Product
 from marketplace_constructs.rehearsal.marketplace import Marketplace, MarketplaceServer, SettableClock
 from marketplace_constructs.runtime.metering.ledger import Answer, Ledger

@@ -15,15 +15,12 @@ from hypothesis import strategies as st
 from marketplace_constructs.domain.metering import (
     KEPT,
     MAX_ALLOCATIONS,
-    MAX_QUANTITY,
-    MAX_WHOLE_QUANTITY,
     OTHER,
     Buyer,
     ClosedHour,
     LedgerState,
     LossReason,
     Manifest,
-    MeteringRules,
     Outcome,
     Record,
     Sealed,
@@ -38,6 +35,7 @@ from marketplace_constructs.domain.metering import (
     outcome,
     seal,
 )
+from marketplace_constructs.domain.metering_rules import MAX_QUANTITY, MAX_WHOLE_QUANTITY, MeteringRules
 
 HOUR = timedelta(hours=1)
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)

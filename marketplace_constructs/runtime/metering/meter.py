@@ -19,13 +19,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from marketplace_constructs.domain.agreements import Fact
 from marketplace_constructs.domain.metering import (
     EVENT,
-    RUNS_EVERY,
     ClosedHour,
     LedgerState,
     Loss,
     LossReason,
     Manifest,
-    MeteringRules,
     Outcome,
     Record,
     Sealed,
@@ -37,6 +35,7 @@ from marketplace_constructs.domain.metering import (
     outcome,
     seal,
 )
+from marketplace_constructs.domain.metering_rules import RUNS_EVERY, MeteringRules
 from marketplace_constructs.domain.plan_table import LineState
 from marketplace_constructs.domain.product import ProductTerms
 from marketplace_constructs.runtime.agreements.facts import DynamoDbFacts

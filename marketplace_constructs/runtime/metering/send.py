@@ -25,7 +25,8 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from marketplace_constructs.domain.metering import MeteringRules, Record, Status, batches
+from marketplace_constructs.domain.metering import Record, Status, batches
+from marketplace_constructs.domain.metering_rules import MeteringRules
 from marketplace_constructs.runtime.aws import CONFIG, error_code
 from marketplace_constructs.runtime.clock import Clock
 from marketplace_constructs.runtime.metering.ledger import Answer, Ledger
