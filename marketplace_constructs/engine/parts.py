@@ -113,11 +113,38 @@ def lines(path: Path) -> Iterator[bytes]:
     Raises:
         UnpackingError: It is no whole gzip file.
     """
+    for block in blocks(path):
+        yield from lines_of(block)
+
+
+def lines_of(block: bytes) -> Iterator[bytes]:
+    """The lines of a block, as ``lines`` gives them."""
+    return (line for line in block.split(b"\n") if line.strip())
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """What a file holds, in blocks of whole lines.
+
+    Args:
+        path: Plain or gzip.
+
+    Raises:
+        UnpackingError: It is no whole gzip file.
+    """
+    rest = b""
     with path.open("rb") as stored:
+        plain = _plain(stored)
         try:
-            yield from (line.rstrip(b"\n") for line in _plain(stored) if line.strip())
+            while block := plain.read(_BLOCK):
+                whole, end, begun = block.rpartition(b"\n")
+                if end:
+                    yield rest + whole
+                    rest = begun
+                else:
+                    rest += block
         except _faults() as error:
             raise UnpackingError(0, str(error)) from None
+    yield rest
 
 
 def _plain(stored: BufferedReader) -> BufferedReader:

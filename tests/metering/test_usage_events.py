@@ -170,6 +170,30 @@ def test_the_first_copy_is_known_though_it_told_of_another_agreement_hours_ago(
     assert (found.usage[STORED].quantity, found.closed.quarantined) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda first: json.dumps(first).encode(),
+        lambda first: json.dumps(first, ensure_ascii=False).encode(),
+        lambda first: json.dumps(first, ensure_ascii=False, separators=(" , ", " : ")).encode(),
+        lambda first: json.dumps(first, ensure_ascii=False).replace('"id"', r'"\u0069d"').encode(),
+        lambda first: json.dumps(first, ensure_ascii=False).encode("utf-8-sig"),
+        lambda first: json.dumps(first, ensure_ascii=False).encode("utf-16"),
+    ],
+    ids=["escapes", "as it is", "spaces", "an escaped member", "a byte order mark", "UTF-16"],
+)
+def test_the_first_copy_is_known_however_it_is_written(
+    log: UsageLog, files: MemoryLogFiles, written: Callable[[Any], bytes]
+) -> None:
+    long_ago = AT - 25 * HOUR
+    others = [text(event(str(number), long_ago)) for number in range(700)]  # more than is looked at in one go
+    first = written(event("disk-ü", long_ago, subject="agmt-9")) + b"\n"
+    # Of UTF-16 no newline follows that is one by itself.
+    add(files, b"".join([*others, *others, first] if b"\0" in first else [*others, first, *others]), arrived=long_ago)
+    add(files, text(event("disk-ü"), event("disk-u", value="2")))
+    assert read(log).usage[STORED].quantity == 2
+
+
 UNREADABLE: dict[str, Any] = {
     "no object": [1],
     "no detail": {"id": "1"},

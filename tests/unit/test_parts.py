@@ -42,7 +42,8 @@ def test_parts_hold_every_line_whole_in_order_and_say_where_it_comes_from(
             paths.append(Path(name, str(number)))
             paths[-1].write_bytes(stored(content, how))
             wanted += [(number, line) for line in content.removesuffix(b"\n").split(b"\n") if content]
-            assert list(lines(paths[-1])) == [line for line in content.split(b"\n") if line.strip()]
+            with patch.object(parts, "_BLOCK", block):
+                assert list(lines(paths[-1])) == [line for line in content.split(b"\n") if line.strip()]
         found: list[bytes] = []
         with patch.object(parts, "PART_BYTES", part_bytes), patch.object(parts, "_BLOCK", block):
             for part in unpacked(paths, directory):

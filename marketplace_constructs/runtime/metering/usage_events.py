@@ -9,18 +9,20 @@ import gzip
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from marketplace_constructs.domain.metering import EVENT, ClosedHour, Series, Usage, hour_of
 from marketplace_constructs.domain.plan_table import EventMeter, LineState, PlanTable
 from marketplace_constructs.engine.database import columns_of, load, opened_database
-from marketplace_constructs.engine.parts import lines
+from marketplace_constructs.engine.parts import blocks, lines_of
 from marketplace_constructs.queries.usage_events import (
     EVENT_LIVES,
     EVENTS,
@@ -30,6 +32,8 @@ from marketplace_constructs.queries.usage_events import (
     event_meters,
     event_quantity,
     event_usage_query,
+    id_key,
+    may_hold,
     meter_rows,
     read_event,
 )
@@ -130,7 +134,11 @@ class _Arrival:
         """Whether it is an event that is found when its hour is read, and that the product knows."""
         if event is None or event.event not in names:
             return False
-        return self.arrived - ARRIVES_WITHIN <= _hour(event) <= self.arrived + AHEAD_BY
+        return event.time_ms in self._takes
+
+    @cached_property
+    def _takes(self) -> range:
+        return range(ms_of(self.arrived - ARRIVES_WITHIN), ms_of(self.arrived + AHEAD_BY) + _HOUR_MS)
 
 
 def _arrivals(files: LogFiles, hour: datetime, now: datetime, since: datetime | None) -> list[_Arrival]:
@@ -328,24 +336,30 @@ class DuckDbUsageEvents:
                         if arrival.tells:
                             writer.writerow((*event, place))
                             if begin <= event.time_ms < begin + _HOUR_MS:
-                                sought.add(hash(event[:2]))
+                                sought.add(id_key(event))
                     quarantined += put_aside(self._files, arrival.file.name, unreadable)
                 # What cannot tell of the hour may still hold the first copy of an event of it.
                 before = [one for one in arrivals if sought and one[1].stands and not one[1].tells]
-                for arrival, content in self._fetched(before, directory):
+                for arrival, content in self._fetched(before, directory, sought):
                     writer.writerows(
                         (*copy, place)
                         for place, line in content
-                        if (copy := read_event(line, among=sought)) and arrival.holds(copy, names)
+                        if (copy := read_event(line)) and arrival.holds(copy, names)
                     )
             if sought:
                 self._judge(directory, begin, lives, tables, judged)
         return judged.found(hour, also, quarantined)
 
     def _fetched(
-        self, arrivals: Iterable[tuple[int, _Arrival]], directory: Path
+        self, arrivals: Iterable[tuple[int, _Arrival]], directory: Path, sought: AbstractSet[int] | None = None
     ) -> Iterator[tuple[_Arrival, Iterator[tuple[int, bytes]]]]:
-        """Each file and its lines, with their places, while the next files are on their way."""
+        """Each file and its lines, with their places, while the next files are on their way.
+
+        Args:
+            arrivals: The files, numbered in the order in which they came.
+            directory: Where they lie meanwhile.
+            sought: Ids by ``id_key``: only lines that may hold one of them are given. None for all.
+        """
         coming = deque[tuple[_Arrival, int, Path, Future[None]]]()
         with ThreadPoolExecutor(_FETCHES) as pool:
             for number, arrival in arrivals:
@@ -353,9 +367,9 @@ class DuckDbUsageEvents:
                 fetched = pool.submit(self._files.fetch, arrival.file.name, path)
                 coming.append((arrival, number << _LINE_BITS, path, fetched))
                 if len(coming) == _FETCHES:
-                    yield _opened(*coming.popleft())
+                    yield _opened(*coming.popleft(), sought)
             while coming:
-                yield _opened(*coming.popleft())
+                yield _opened(*coming.popleft(), sought)
 
     def _judge(
         self,
@@ -409,16 +423,20 @@ def _held(
 
 
 def _opened(
-    arrival: _Arrival, place: int, path: Path, fetched: Future[None]
+    arrival: _Arrival, place: int, path: Path, fetched: Future[None], sought: AbstractSet[int] | None
 ) -> tuple[_Arrival, Iterator[tuple[int, bytes]]]:
     fetched.result()
-    return arrival, enumerate(_lines(arrival.file.name, path), place)
+    return arrival, enumerate(_lines(arrival.file.name, path, sought), place)
 
 
-def _lines(name: str, path: Path) -> Iterator[bytes]:
-    """A file's lines; it is gone afterwards."""
+def _lines(name: str, path: Path, sought: AbstractSet[int] | None) -> Iterator[bytes]:
+    """A file's lines, or those that may hold what is sought; it is gone afterwards."""
     with names_damaged([name]):
-        yield from lines(path)
+        for block in blocks(path):
+            if sought is None:
+                yield from lines_of(block)
+            elif may_hold(block, sought):
+                yield from (line for line in lines_of(block) if may_hold(line, sought))
     path.unlink()
 
 
