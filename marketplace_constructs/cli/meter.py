@@ -25,6 +25,7 @@ from marketplace_constructs.cli.group import common_options
 from marketplace_constructs.cli.metered import MeteredSale, Places
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
 from marketplace_constructs.domain.metering import (
+    UNJUDGED,
     LossReason,
     Manifest,
     Outcome,
@@ -178,7 +179,8 @@ def show_record(sale: MeteredSale, *, record_id: str, output: str) -> int:
 def explain(sale: MeteredSale, *, agreement: str, dimension: str, hour: datetime, lines: bool, output: str) -> int:
     """Trace an hour's usage from its calls to what AWS was told.
 
-    HOUR is when it begins, UTC, such as 2026-12-01T10:00Z. The hour is read
+    HOUR is when it begins, UTC, such as 2026-12-01T10:00Z. DIMENSION may also be
+    call:unmatched or call:outside: calls that no table judges. The hour is read
     anew, by the query that bills. Shows which statement counts which calls on
     which path, which records bill them, and what became of those. Exits with 1
     where it does not add up exactly, with 3 where the log is there no more.
@@ -194,13 +196,12 @@ def explain(sale: MeteredSale, *, agreement: str, dimension: str, hour: datetime
         )
     series, now = Series(agreement=agreement, dimension=dimension), sale.now()
     history, who = sale.history, sale.register(now)
-    if not (agreement in who.buyers and dimension in sale.settings.dimensions.split(",")) and not any(
-        history.records_of(series)
-    ):
+    is_metered = agreement in who.buyers and dimension in sale.settings.dimensions.split(",")
+    if not (is_metered or dimension in UNJUDGED or any(history.records_of(series))):
         raise _refusal(
             "MP-CLI-49",
             f"usage, got agreement {agreement!r} and dimension {dimension!r}; expected a metered agreement, and one "
-            f"of {sale.settings.dimensions}; look at sellable meter show",
+            f"of {sale.settings.dimensions}, or one of {', '.join(UNJUDGED)}; look at sellable meter show",
         )
     with tempfile.TemporaryDirectory(prefix="explain-") as directory:
         witness = Witness(series, Path(directory))

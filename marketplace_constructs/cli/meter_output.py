@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from marketplace_constructs.domain.metering import Manifest, Outcome, Record, hour_of
+from marketplace_constructs.domain.metering import CALL, Manifest, Outcome, Record, hour_of
+from marketplace_constructs.domain.plan_table import LineState
 
 if TYPE_CHECKING:
     from marketplace_constructs.runtime.metering.explain import BilledBy, Charge, Counted, Explanation, JudgedLine
@@ -29,6 +30,8 @@ _DIGITS: Final = 12
 """Behind the point, where an exact quantity has no end."""
 _SHOWN: Final = 50
 """Records and differences that are listed; JSON has all."""
+UNJUDGED: Final = "unjudged"
+"""What became of calls that no table judges, while their hour may still be worked out again."""
 
 
 def is_of(moment: datetime, month: str | None) -> bool:
@@ -47,6 +50,9 @@ def usage_rows(history: History, agreement: str | None, month: str | None) -> li
     for loss in history.losses:
         if is_of(loss.hour, month):
             sums[loss.series.agreement, loss.series.dimension, f"{Outcome.LOST} ({loss.reason})"] += loss.quantity
+    for hour in history.closed:
+        for series, calls in history.unjudged(hour).items() if is_of(hour, month) else ():
+            sums[series.agreement, series.dimension, UNJUDGED] += calls
     return [
         {"agreement": a, "dimension": d, "what": what, "quantity": str(quantity)}
         for (a, d, what), quantity in sorted(sums.items())
@@ -158,14 +164,22 @@ def print_explanation(explanation: Explanation) -> None:
         counted = charge.counted
         if not counted.is_billed:
             _say(f"  not billed: {_lines(charge.lines)}, {_place(counted)}, {_why_not(counted)}{_by(counted)}")
-    click.echo("the ledger" if explanation.billed_by or explanation.losses else "the ledger has nothing of it")
+    has_any = explanation.billed_by or explanation.losses or explanation.unjudged
+    click.echo("the ledger" if has_any else "the ledger has nothing of it")
     for one in explanation.billed_by:
         _print_billed_by(one, explanation.hour)
     for loss in explanation.losses:
         click.echo(aligned(f"  lost ({loss.reason})", decimal(loss.quantity)))
+    if explanation.unjudged:
+        click.echo(aligned("  not lost yet, while the hour may be worked out again", decimal(explanation.unjudged)))
+    _print_sums(explanation)
+
+
+def _print_sums(explanation: Explanation) -> None:
     sums = (
         f"{decimal(explanation.usage)} from the log, {decimal(explanation.billed)} in records, "
         f"{decimal(explanation.lost)} lost"
+        + (f", {decimal(explanation.unjudged)} unjudged" if explanation.unjudged else "")
     )
     if explanation.wrong:
         _say(f"it does not add up: {sums}")
@@ -263,6 +277,8 @@ def print_compared(found: Mapping[str, Any]) -> None:
 
 
 def _why_different(replayed: Replayed, difference: Difference) -> str:
+    if difference.series and difference.series.dimension.startswith(CALL):
+        return "judged otherwise now: lines or facts that came late, or changed"
     if difference.log < difference.ledger:
         return "billed, and not in the log any more"
     return "waits for a free hour" if replayed.is_waiting else "not billed: lines or facts that came late"
@@ -358,7 +374,8 @@ def _by(counted: Counted) -> str:
 
 
 def _why_not(counted: Counted) -> str:
-    return f"only reported, by the channel of {counted.plan}" if counted.metric else counted.state
+    is_billable = counted.state == LineState.BILLABLE
+    return f"only reported, by the channel of {counted.plan}" if is_billable else counted.state
 
 
 def _outcome(found: Mapping[str, Any]) -> str:
@@ -440,6 +457,7 @@ def explanation_to_json(explanation: Explanation) -> dict[str, Any]:
         "from_lines": str(explanation.from_lines),
         "billed": str(explanation.billed),
         "lost": str(explanation.lost),
+        "unjudged": str(explanation.unjudged),
         "unbilled": str(explanation.unbilled),
         "wrong": list(explanation.wrong),
     }

@@ -207,7 +207,7 @@ class MeteredSale:
         from marketplace_constructs.runtime.metering.totals import DuckDbUsageLog
         from marketplace_constructs.runtime.metering.usage_events import DuckDbUsageEvents, LinesAndEvents
 
-        lines = DuckDbUsageLog(files, memory=_MEMORY, watch=witness.lines if witness else None)
+        lines = DuckDbUsageLog(files, memory=_MEMORY, watch=witness)
         if not self.settings.usage_events:
             return lines
         return LinesAndEvents(

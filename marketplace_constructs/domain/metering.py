@@ -7,6 +7,8 @@ files need no memory of their own. A sealed record never changes. This module de
 For each agreement and dimension, at any time and exactly::
 
     usage of the hours taken in = records (accepted, open, in doubt, lost) + remainder + losses
+
+Calls that no table judges have no dimension; they are a loss once their hour is worked out no more (``given_up``).
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Final
 
 from marketplace_constructs.domain.metering_rules import MeteringRules
+from marketplace_constructs.domain.plan_table import LineState
 
 MAX_BATCH: Final = 25
 """Source: AWS Marketplace API reference, BatchMeterUsage, UsageRecords (read 2026-11-21)."""
@@ -29,6 +33,9 @@ KEPT: Final = timedelta(hours=48)
 """How long before the last closed hour a ledger's state goes back: no hour before is ever worked out again."""
 EVENT: Final = "event:"
 """With an event's name, what stands instead of a dimension where its agreement has no plan that says what it counts."""
+CALL: Final = "call:"
+"""With the state of a call that was served and no table judges, what stands instead of a dimension; no key of one has a
+colon."""
 OTHER: Final = "other"
 """The path of an allocation that stands for all that have none of their own."""
 
@@ -54,6 +61,10 @@ class LossReason(StrEnum):
     """More than one record can hold, and no other hour is free."""
     NO_PLAN = "no-plan"
     """Its agreement had no plan, so that nobody knew what it counted."""
+    NO_ROUTE = "no-route"
+    """Calls on a route that no table of their plan knew, or under a plan that nobody recorded."""
+    OUTSIDE_AGREEMENT = "outside-agreement"
+    """Calls that came before their agreement began or after it was over, or whose licence AWS did not tell."""
     BETWEEN_METERS = "between-meters"
     """It was used after API Gateway's own meter was switched off, and before this one could bill."""
     RELEASED = "released"
@@ -214,11 +225,14 @@ class ClosedHour:
     Args:
         lines: Distinct lines by their state.
         quarantined: Lines that cannot be read; they count nothing until they are mended.
+        unjudged: Calls that were served to a named agreement and that no table judges, whatever the answer was. They
+            are lost once the hour is worked out no more. None where a version closed it that did not tell.
     """
 
     hour: datetime
     lines: Mapping[str, int] = field(default_factory=dict)
     quarantined: int = 0
+    unjudged: Mapping[Series, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,6 +369,46 @@ class LedgerState:
         self.closed = {h: closed for h, closed in self.closed.items() if h >= hour}
         for record in [r for r in self.lost if self.records[r].timestamp < hour]:
             del self.lost[record], self.records[record]
+
+
+UNJUDGED: Final = MappingProxyType(
+    {
+        f"{CALL}{LineState.UNMATCHED}": LossReason.NO_ROUTE,
+        f"{CALL}{LineState.OUTSIDE}": LossReason.OUTSIDE_AGREEMENT,
+    }
+)
+"""What stands instead of a dimension for calls that no table judges, and why they are lost in the end."""
+
+
+def given_up(
+    state: LedgerState, closed: Iterable[ClosedHour], *, billed_from: datetime | None = None
+) -> tuple[Loss, ...]:
+    """The calls that no table judged, of hours that are worked out no more: late lines, tables or facts change nothing.
+
+    Until then a call may still turn out to be billable; so none is ever both billed and lost.
+
+    Args:
+        state: The ledger.
+        closed: The hours that the next manifest takes in.
+        billed_from: As for ``seal``.
+    """
+    hours = state.closed | {one.hour: one for one in closed}
+    kept = max(hours) - KEPT
+    return tuple(
+        Loss(
+            series=series,
+            hour=hour,
+            quantity=Fraction(calls),
+            reason=(
+                LossReason.BETWEEN_METERS
+                if billed_from is not None and hour < billed_from
+                else UNJUDGED[series.dimension]
+            ),
+        )
+        for hour, one in sorted(hours.items())
+        if hour < kept
+        for series, calls in sorted((one.unjudged or {}).items())
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,8 @@ class LineState(StrEnum):
     """Its key belongs to no agreement."""
     UNMATCHED = "unmatched"
     """The table does not know its route."""
+    OUTSIDE = "outside"
+    """It names an agreement which had not begun, or was over."""
     INCLUDED = "included"
     OVERAGE = "overage"
     TRIAL = "trial"

@@ -24,7 +24,16 @@ from typing import Any, Final
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from marketplace_constructs.domain.agreements import Fact, FactKind
-from marketplace_constructs.domain.metering import LossReason, Manifest, Outcome, Record, Series, hour_of
+from marketplace_constructs.domain.metering import (
+    CALL,
+    KEPT,
+    LossReason,
+    Manifest,
+    Outcome,
+    Record,
+    Series,
+    hour_of,
+)
 from marketplace_constructs.domain.metering_rules import RUNS_EVERY, MeteringRules
 from marketplace_constructs.domain.plan_table import Cell, EventMeter, LineState, PlanTable, RouteAccess
 from marketplace_constructs.domain.plan_versions import PlanVersion, next_hour
@@ -87,6 +96,7 @@ class Troubles:
     cut_off: float = 0.0
     poison: float = 0.0
     planless: float = 0.0
+    strange: float = 0.0
     skew_minutes: int = 0
 
 
@@ -112,6 +122,7 @@ def troubles_of(rng: random.Random) -> Troubles:
         cut_off=some(0.02),
         poison=some(0.1),
         planless=some(0.1),
+        strange=some(0.004),
         skew_minutes=rng.choice([0, 0, 4]),
     )
 
@@ -436,6 +447,11 @@ class World:
             self.clock.advance(step)
             self._deliver(everything=step > HOUR)
             self._run(self._main)
+        if self.rng.random() < 0.2:
+            # Sometimes, since it takes time, until no hour is worked out again in which anybody made calls.
+            for _ in range(3):
+                self.clock.advance(8 * HOUR)
+                self._run(self._main)
         for _ in range(2):
             self._run(self._main)
 
@@ -494,11 +510,10 @@ class World:
                 if at >= life.starts_at:
                     lines.append(self._call(life, at))
         # The gate may let some in after the end, which nobody is billed for.
-        lines += [
-            self._line(life.id, since + MINUTE / 2, "/v1/nouns", 200, 7_000)
-            for life in self.lives
-            if life.ends_at == since and life.is_over and rng.random() < 0.5
-        ]
+        for life in self.lives:
+            if life.ends_at == since and life.is_over and rng.random() < 0.5:
+                self._count(life.id, f"{CALL}outside", hour_of(since + MINUTE / 2), Fraction(1))
+                lines.append(self._line(life.id, since + MINUTE / 2, "/v1/nouns", 200, 7_000))
         if rng.random() < self.troubles.garbage:
             lines.append(b'{"extendedRequestId": "x", "requestTimeEpoch": 12')
             self.garbage += 1
@@ -577,6 +592,11 @@ class World:
         size = rng.choice([0, rng.randint(1, 50_000), 30_000])
         path = rng.choice(PATHS)
         hour = hour_of(at)
+        if rng.random() < self.troubles.strange:
+            self._count(life.id, f"{CALL}unmatched", hour, Fraction(1))
+            # Where no plan was assigned, it is that of the line.
+            path, plan = (path, "gone@1") if not life.has_plan else ("/v2/nouns", PLAN)
+            return self._line(self._named(life, at), at, path, status, size, plan=plan)
         if status < 400:
             self._count(life.id, "calls", hour, Fraction(self.weight_at(hour, life.plan_at(at))))
         self._count(life.id, "data", hour, Fraction((size + 999) // 1_000 * 1_000, 10_000))
@@ -742,8 +762,15 @@ def check(world: World) -> None:
     chain = manifests(world)
     records = {record.id: record for manifest in chain for record in manifest.records}
     losses = [loss for manifest in chain for loss in manifest.losses]
+    closed = {one.hour: one for manifest in chain for one in manifest.closed}
+    unjudged = {
+        (series, hour): Fraction(calls)
+        for hour, one in closed.items()
+        if hour >= max(closed) - KEPT
+        for series, calls in (one.unjudged or {}).items()
+    }
     fates = {one.record: one for manifest in chain for one in manifest.settlements}
-    _check_conservation(world, records, losses)
+    _check_conservation(world, records, losses, unjudged)
     _check_records(world, records)
     _check_fates(world, records, fates)
     _check_aws(world, records)
@@ -751,8 +778,10 @@ def check(world: World) -> None:
     assert sum(len(content.splitlines()) for content in quarantined) == world.garbage
 
 
-def _check_conservation(world: World, records: Mapping[str, Record], losses: list[Any]) -> None:
-    held: dict[tuple[Series, datetime], Fraction] = {}
+def _check_conservation(
+    world: World, records: Mapping[str, Record], losses: list[Any], unjudged: Mapping[tuple[Series, datetime], Fraction]
+) -> None:
+    held = dict(unjudged)
     rounded: dict[Series, Fraction] = {}
     for record in records.values():
         for source in record.sources:

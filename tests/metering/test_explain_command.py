@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -301,3 +301,47 @@ def test_a_record_that_only_took_the_hours_slot_is_shown_and_lines_come_in_the_o
     (record,) = copy.json("explain", world.life.id, "calls", ELEVEN)["records"]
     assert record["of_hour"] == "0"
     assert record["quantity"] == "2.000000"
+
+
+@pytest.mark.parametrize(("after", "is_lost"), [(3 * HOUR, False), (50 * HOUR, True)])
+def test_calls_that_no_table_judges_are_shown_traced_and_replayed(
+    tmp_path: Path,
+    after: timedelta,
+    is_lost: bool,  # noqa: FBT001
+) -> None:
+    world = Calm()
+    world.go(4 * MINUTE)
+    world.use(1, ago=MINUTE)
+    now, named = world.clock.now(), world.life.id
+    lines = [
+        world._line(named, now + MINUTE, "/v1/nouns", 404, 0),
+        world._line(named, now + MINUTE, "/v1/texts", 200, 0, plan="gone@1"),
+        world._line(named, now - MINUTE, "/v2/nouns", 200, 0),
+        world._line(named, now - MINUTE, "/v1/nouns", 200, 0),
+    ]
+    world.files.add(START, "strange", b"\n".join(lines), modified_at=now)
+    world.cancel(world.life)
+    world.go(71 * MINUTE)
+    world.go(20 * HOUR)
+    world.go(after)
+    copy = Copy(world, tmp_path)
+    shown = {(one["dimension"], one["what"]): one["quantity"] for one in copy.json("show")["usage"]}
+    person = copy.run("explain", named, "call:outside", TEN).output
+    for dimension, reason, places in (
+        ("call:outside", "outside-agreement", [(404, "/v1/nouns"), (200, "/v1/texts")]),
+        ("call:unmatched", "no-route", [(200, "/v2/nouns")]),
+    ):
+        calls = str(len(places))
+        assert shown[dimension, f"lost ({reason})" if is_lost else "unjudged"] == calls
+        found = copy.json("explain", named, dimension, TEN, "--lines")
+        assert [(one["status"], one["path"]) for one in found["lines"]] == places
+        assert (found["usage"], found["from_lines"], found["unbilled"], found["wrong"]) == (calls, calls, "0", [])
+        assert (found["lost"], found["unjudged"]) == ((calls, "0") if is_lost else ("0", calls))
+        assert found["losses"] == ([{"reason": reason, "quantity": calls}] if is_lost else [])
+    assert "not billed: 1 line, GET /v1/nouns, outside" in person
+    assert ("lost (outside-agreement)" if is_lost else "not lost yet") in person
+    assert copy.json("replay")["differences"] == []
+    (copy.directory / "log" / "2026/11/20/10" / "strange").unlink()
+    differences = copy.json("replay")["differences"]
+    assert [(one["log"], one["ledger"]) for one in differences if one["dimension"] == "call:outside"] == [("0", "2")]
+    assert "judged otherwise now" in copy.run("replay").stdout

@@ -17,7 +17,7 @@ from simulation import PLAN, STORED, Crash, Life, Process, Troubles, World, chec
 
 from marketplace_constructs.domain.agreements import FactKind
 from marketplace_constructs.domain.errors import MarketplaceConstructsError
-from marketplace_constructs.domain.metering import LossReason, Outcome, Series, hour_of
+from marketplace_constructs.domain.metering import Loss, LossReason, Outcome, Series, hour_of
 from marketplace_constructs.domain.metering_rules import RUNS_EVERY, MeteringRules
 from marketplace_constructs.domain.product import Metering, Product
 from marketplace_constructs.rehearsal.marketplace import FaultKind, IdenticalResend
@@ -316,6 +316,7 @@ def test_a_months_last_usage_is_told_before_six_on_the_first_or_known_to_be_lost
 def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
     unmatched = world._line(world.life.id, world.clock.now(), "/new", 200, 0)
     world._pending_files.append((world.clock.now(), START, unmatched))
+    world._count(world.life.id, "call:unmatched", START, Fraction(1))
     world.go(71 * MINUTE)
     assert world.counted["LinesUnmatched"] == 1
     assert not any(m.closed and START in {c.hour for c in m.closed} for m in manifests(world))  # held
@@ -363,6 +364,51 @@ def test_an_event_of_an_agreement_without_a_plan_holds_nobodys_hour(world: Calm,
         series = Series(agreement=planless.id, dimension=f"event:{STORED}")
         assert (ours, losses) == ([], [(series, LossReason.NO_PLAN)])
         assert world.counted["UsageLost"] == 1
+
+
+def test_calls_that_no_table_judges_are_lost_once_their_hour_is_worked_out_no_more(world: Calm) -> None:
+    now, series = world.clock.now(), Series(agreement=world.life.id, dimension="call:unmatched")
+    world.use(2)
+    for number, line in enumerate([world._line(world.life.id, now, "/v2/nouns", status, 0) for status in (200, 500)]):
+        world.files.add(START, f"strange{number}", line, modified_at=now)
+    world._count(series.agreement, series.dimension, START, Fraction(2))
+    world.go(71 * MINUTE)
+    assert world.billed() == []  # held
+    world.go(20 * HOUR)
+    world.go(MINUTE)
+    assert world.billed() == [(10, 2)]
+    world.go(27 * HOUR)
+    told = [one.unjudged for manifest in manifests(world) for one in manifest.closed if one.hour == START]
+    assert told == [{series: 2}]
+    assert not any(manifest.losses for manifest in manifests(world))
+    world.go(2 * HOUR)
+    losses = [loss for manifest in manifests(world) for loss in manifest.losses]
+    assert losses == [Loss(series=series, hour=START, quantity=Fraction(2), reason=LossReason.NO_ROUTE)]
+    assert world.counted["UsageLost"] == 1
+
+
+def test_a_call_that_turns_out_to_be_billable_is_billed_and_not_lost(world: Calm) -> None:
+    world.renew(world.life)
+    successor, told = world.lives[1], list(world._pending_facts)
+    world._pending_facts = [one for one in told if one[1].status == "RENEWED"]
+    world.clock.advance(MINUTE)
+    now = world.clock.now()
+    world.files.add(START, "a", world._line(world.life.id, now, "/v1/nouns", 200, 1_000), modified_at=now)
+    world._count(successor.id, "calls", START, Fraction(1))
+    world._count(successor.id, "data", START, Fraction(1, 10))
+    world.go(71 * MINUTE)
+    (closed,) = [one for manifest in manifests(world) for one in manifest.closed]
+    assert closed.unjudged == {Series(agreement=world.life.id, dimension="call:outside"): 1}
+    # AWS tells late what continues the agreement, and a file that comes late lets the hour be worked out again.
+    world._pending_facts = told
+    world.clock.advance(4 * MINUTE)
+    world.use(1, ago=HOUR, life=successor)
+    world.go(HOUR)
+    assert sum(quantity for _, quantity in world.billed()) == 2
+    world.go(23 * HOUR)
+    world.go(23 * HOUR)
+    world.go(5 * HOUR)
+    assert not any(manifest.losses for manifest in manifests(world))
 
 
 def test_where_sending_is_denied_each_run_asks_once_and_the_hours_wait_sealed(world: Calm) -> None:
@@ -446,10 +492,16 @@ def test_a_natively_metered_product_is_reported_and_nothing_is_sent() -> None:
     assert world.product.metering is Metering.NATIVE
     world._main = Process(world, timedelta(0))
     world.use(2)
+    strange = world._line(world.life.id, START + MINUTE, "/v2/nouns", 200, 0)
+    world.files.add(START, "strange", strange, modified_at=START)
     world.go(76 * MINUTE)
-    (manifest,) = manifests(world)
+    for _ in range(3):
+        world.go(20 * HOUR)
+    manifest, *_ = manifests(world)
+    assert manifest.closed[0].lines == {"outside": 3}
+    assert all(one.unjudged is None for manifest in manifests(world) for one in manifest.closed)
     assert [closed.hour for closed in manifest.closed] == [START]
-    assert not manifest.records
+    assert not any(manifest.records or manifest.losses for manifest in manifests(world))
     assert not world.market.calls
 
 

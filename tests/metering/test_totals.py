@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -144,10 +145,15 @@ def test_of_a_day_of_files_only_the_lines_of_the_hour_lie_on_disk(
         add(files, text(*(line(f"{number}-{n}", arrived) for n in range(9)), line(f"late-{number}")), arrived=arrived)
     kept = []
 
-    def watch(connection: DuckDBPyConnection, *_: object) -> None:
-        kept.append(connection.execute(f"SELECT COUNT(*) FROM '{tmp_path}/meter-*/typed/*.parquet'").fetchall())
+    class Watching:
+        def unjudged(self, connection: DuckDBPyConnection, tables: object) -> None:
+            del tables
+            kept.append(connection.execute(f"SELECT COUNT(*) FROM '{tmp_path}/meter-*/typed/*.parquet'").fetchall())
 
-    found = read(DuckDbUsageLog(files, directory=tmp_path, watch=watch), now=AT + 26 * HOUR, since=since)
+        def lines(self, *_: object) -> None:
+            pass
+
+    found = read(DuckDbUsageLog(files, directory=tmp_path, watch=Watching()), now=AT + 26 * HOUR, since=since)
 
     assert found.usage[CALLS].quantity == 9 + 26
     assert kept == [[(9 + 26,)]]
@@ -157,6 +163,7 @@ def test_lines_that_come_before_any_buyer_are_counted(log: UsageLog, files: Memo
     add(files, text(line("a"), line("b", agreement="-")))
     found = read(log, lives=[])
     assert found.closed.lines == {"outside": 1, "unattributed": 1}
+    assert found.closed.unjudged == {Series(agreement="agmt-1", dimension="call:outside"): 1}
     assert found.usage == {}
 
 
@@ -261,6 +268,7 @@ def test_each_line_is_judged_by_its_own_plans_version(log: UsageLog, files: Memo
     assert found.usage[CALLS].quantity == Fraction(7, 2)
     assert found.closed.lines["unmatched"] == 1
     assert found.closed.lines["skipped"] == 1
+    assert found.closed.unjudged == {Series(agreement="agmt-1", dimension="call:unmatched"): 1}
 
 
 def test_a_move_counts_from_its_hour_on_whatever_a_kept_answer_of_the_gate_says(
@@ -280,6 +288,33 @@ def test_routes_that_no_table_knows_are_told(log: UsageLog, files: MemoryLogFile
     found = read(log)
     assert found.closed.lines == {"unmatched": 1, "refused": 1, "unmetered": 1}
     assert not found.usage
+
+
+def test_calls_that_were_served_and_no_table_judges_are_told_by_agreement(log: UsageLog, files: MemoryLogFiles) -> None:
+    lives = [replace(LIVES[0], ends_at=AT + timedelta(minutes=30)), replace(LIVES[0], agreement="agmt-0")]
+    after = AT + timedelta(minutes=40)
+    tables = TABLES | {"house@1": table("house@1", channel="Internal")}
+    add(
+        files,
+        text(
+            line("a", resourcePath="/new"),
+            line("b", resourcePath="/new", status="500", agreement="agmt-0"),
+            line("c", plan="gone@1"),
+            line("refused", resourcePath="/new", errorResponseType="THROTTLED"),
+            line("nobody", resourcePath="/new", agreement="-"),
+            line("only reported", resourcePath="/new", plan="house@1"),
+            line("late", after),
+            line("late, unknown plan", after, plan="gone@1", status="404"),
+            line("late, only reported", after, plan="house@1"),
+            line("late, refused", after, errorResponseType="ACCESS_DENIED"),
+            line("never heard of", agreement="agmt-9"),
+        ),
+    )
+    assert read(log, tables=tables, lives=lives).closed.unjudged == {
+        Series(agreement="agmt-1", dimension="call:unmatched"): 3,
+        Series(agreement="agmt-1", dimension="call:outside"): 2,
+        Series(agreement="agmt-9", dimension="call:outside"): 1,
+    }
 
 
 def test_an_hour_without_files_comes_to_nothing(log: UsageLog) -> None:

@@ -27,6 +27,7 @@ from marketplace_constructs.runtime.metering.usage_events import DuckDbUsageEven
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 AT = datetime(2026, 11, 21, 10, tzinfo=UTC)
+UNMATCHED = Series(agreement="agmt-1", dimension="call:unmatched")
 STORED = Series(agreement="agmt-1", dimension="stored")
 SEATS = Series(agreement="agmt-1", dimension="seats")
 LIVES = [Life(agreement="agmt-1", owner="agmt-1", starts_at=AT - HOUR, ends_at=FOREVER, plan="retail@1")]
@@ -360,11 +361,21 @@ def test_lines_and_events_of_one_dimension_add_up() -> None:
                 earliest=AT + self._minutes * timedelta(minutes=1),
                 by_path={self._path: Fraction(2)},
             )
-            closed = ClosedHour(hour=hour, lines={"stored billable": 2, self._path: 1}, quarantined=1)
+            closed = ClosedHour(
+                hour=hour,
+                lines={"stored billable": 2, self._path: 1},
+                quarantined=1,
+                unjudged=None if self._path.startswith("event:") else {UNMATCHED: self._minutes},
+            )
             return HourUsage(closed=closed, usage={STORED: usage}, also=frozenset({AT - self._minutes * HOUR}))
 
     assert read(LinesAndEvents(Told("/a", 9), Told("event:storage", 3), Told("/a", 5))) == HourUsage(
-        closed=ClosedHour(hour=AT, lines={"stored billable": 6, "/a": 2, "event:storage": 1}, quarantined=3),
+        closed=ClosedHour(
+            hour=AT,
+            lines={"stored billable": 6, "/a": 2, "event:storage": 1},
+            quarantined=3,
+            unjudged={UNMATCHED: 14},
+        ),
         usage={
             STORED: Usage(
                 quantity=Fraction(6),

@@ -235,11 +235,14 @@ def _series_from(document: Json) -> Series:
 
 
 def _closed_to_json(closed: ClosedHour) -> Json:
-    return {
+    found: Json = {
         "hour": instant(closed.hour),
         "lines": [{"state": state, "lines": lines} for state, lines in sorted(closed.lines.items())],
         "quarantined": closed.quarantined,
     }
+    if closed.unjudged is not None:
+        found["unjudged"] = [{**_series(series), "calls": calls} for series, calls in sorted(closed.unjudged.items())]
+    return found
 
 
 def _closed_from_json(document: Json) -> ClosedHour:
@@ -247,6 +250,9 @@ def _closed_from_json(document: Json) -> ClosedHour:
         hour=moment(document["hour"]),
         lines={one["state"]: one["lines"] for one in document["lines"]},
         quarantined=document["quarantined"],
+        unjudged=(
+            {_series_from(one): one["calls"] for one in document["unjudged"]} if "unjudged" in document else None
+        ),
     )
 
 

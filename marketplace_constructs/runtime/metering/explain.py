@@ -12,8 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from marketplace_constructs.domain.metering import Loss, Record, Series, Settlement
+from marketplace_constructs.domain.metering import CALL, Loss, Record, Series, Settlement
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
+from marketplace_constructs.queries.access_log import REFUSED_BY_GATEWAY
 from marketplace_constructs.queries.usage import LINES, quantity_of, usage_query
 from marketplace_constructs.queries.usage_events import event_meters, event_quantity, event_usage_query
 from marketplace_constructs.runtime.metering.history import History, Sealing
@@ -42,12 +43,12 @@ class Counted:
         sid: The deciding statement.
         method: Empty for usage events.
         path: The route's, or ``event:NAME``.
-        metric: What is counted; empty unless billable.
+        metric: What is counted; empty unless billable, or a call that no table judges.
         round_up: Each value is rounded up to a multiple of it; 0 and 1 leave it.
         multiply: Weight.
         base_units: Base units in one unit of the quantity.
         is_billed: It is billable, and the plan's channel is AWS Marketplace.
-        quantity: Exact, in the dimension's unit; 0 unless it is billed.
+        quantity: Exact, in the dimension's unit; 0 unless it is billed, or counted as calls that no table judges.
     """
 
     plan: str
@@ -108,6 +109,17 @@ class Witness:
 
     def lines(self, connection: DuckDBPyConnection, plan: str, table: PlanTable) -> None:
         """Look at the lines of a plan; ``DuckDbUsageLog`` calls it."""
+        if self._is_unjudged:
+            # Of all lines, those whose routes the plan's table does not know.
+            refused = ", ".join(_quoted(name) for name in sorted(REFUSED_BY_GATEWAY))
+            if table.channel == MARKETPLACE and self._series.dimension == f"{CALL}{LineState.UNMATCHED}":
+                self._keep_calls(
+                    connection,
+                    f"FROM lines AS l WHERE agreement = {_quoted(self._series.agreement)} "
+                    f"AND coalesce(error_type NOT IN ({refused}), true) AND NOT EXISTS "
+                    "(FROM routes AS r WHERE r.method = l.method AND r.path = l.path)",
+                )
+            return
         columns = ", ".join(LINES)
         connection.execute("CREATE SCHEMA IF NOT EXISTS explained")
         connection.execute(
@@ -128,6 +140,31 @@ class Witness:
             "j.state, j.policy, j.sid, l.method, l.path, j.metric, j.round_up, j.multiply, j.base_units "
             "FROM explained.judged AS j JOIN explained.lines AS l ON l.line = j.line "
             f"WHERE j.dimension IS NULL OR j.dimension = {_quoted(self._series.dimension)}",
+        )
+
+    def unjudged(self, connection: DuckDBPyConnection, tables: Mapping[str, PlanTable]) -> None:
+        """Look at the calls outside their agreement and of unknown plans; ``DuckDbUsageLog`` calls it."""
+        if self._is_unjudged:
+            unsold = ", ".join(_quoted(plan) for plan, one in tables.items() if one.channel != MARKETPLACE) or "''"
+            self._keep_calls(
+                connection,
+                f"FROM unjudged WHERE coalesce(agreement, named) = {_quoted(self._series.agreement)} "
+                f"AND '{CALL}' || state = {_quoted(self._series.dimension)} AND plan NOT IN ({unsold})",
+            )
+
+    @property
+    def _is_unjudged(self) -> bool:
+        return self._series.dimension.startswith(CALL)
+
+    def _keep_calls(self, connection: DuckDBPyConnection, source: str) -> None:
+        """Keep calls that no table judges, each as one."""
+        self._keep(
+            connection,
+            "SELECT request_time_ms AS time_ms, extended_request_id AS id, status, CAST(1 AS BIGINT) AS value, "
+            "CAST(0 AS BIGINT) AS fraction, plan, true AS is_sold, "
+            f"{_quoted(self._series.dimension.removeprefix(CALL))} AS state, CAST(NULL AS VARCHAR) AS policy, "
+            f"CAST(NULL AS VARCHAR) AS sid, method, path, 'requests' AS metric, CAST(1 AS BIGINT) AS round_up, "
+            f"'1' AS multiply, CAST(1 AS BIGINT) AS base_units {source}",
         )
 
     def events(
@@ -224,6 +261,7 @@ class Explanation:
         charges: The same by statement and route, out of the very lines.
         billed_by: The oldest first.
         losses: Usage of the hour that is not billed.
+        unjudged: Calls of it that no table judges, and that are lost once the hour is worked out no more.
         is_closed: Whether the hour was taken in; before that, nothing need be billed.
         is_waiting: Whether usage of the hour waits for a slot.
         by_path: The allocations' tags of which reading and lines say something else; empty as it should be.
@@ -235,6 +273,7 @@ class Explanation:
     charges: tuple[Charge, ...]
     billed_by: tuple[BilledBy, ...]
     losses: tuple[Loss, ...]
+    unjudged: Fraction
     is_closed: bool
     is_waiting: bool
     by_path: tuple[str, ...]
@@ -257,7 +296,7 @@ class Explanation:
     @property
     def unbilled(self) -> Fraction:
         """What the log shows beyond records and losses; below 0 where it shows less."""
-        return self.usage - self.billed - self.lost
+        return self.usage - self.billed - self.lost - self.unjudged
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -288,20 +327,22 @@ def explained(history: History, found: HourUsage, witness: Witness, series: Seri
         series: Which.
     """
     hour, usage = found.closed.hour, found.usage.get(series)
+    calls = (found.closed.unjudged or {}).get(series, 0)
     charges = witness.charges()
     by_path: dict[str, Fraction] = {}
     for charge in charges:
-        if charge.counted.quantity:
+        if charge.counted.is_billed and charge.counted.quantity:
             tag = tag_value(charge.counted.path)
             by_path[tag] = by_path.get(tag, Fraction(0)) + charge.counted.quantity
     told = dict(usage.by_path) if usage else {}
     return Explanation(
         series=series,
         hour=hour,
-        usage=usage.quantity if usage else Fraction(0),
+        usage=usage.quantity if usage else Fraction(calls),
         charges=charges,
         billed_by=tuple(_billed_by(history, series, hour)),
         losses=tuple(history.losses_of(series, hour)),
+        unjudged=history.unjudged(hour).get(series, Fraction(0)),
         is_closed=hour in history.closed,
         is_waiting=hour in history.again,
         by_path=tuple(sorted(tag for tag in {*told, *by_path} if told.get(tag) != by_path.get(tag))),
@@ -335,7 +376,7 @@ def _counted(statement: Sequence[Any], value: Any, fraction: Any) -> Counted:
     weight, quantity = Decimal(multiply or 1), Fraction(0)
     if is_billed and metric == EVENT:
         quantity = event_quantity(int(value), int(fraction), multiply=weight)
-    elif is_billed:
+    elif is_billed or state in {LineState.UNMATCHED, LineState.OUTSIDE}:
         quantity = quantity_of(int(value), multiply=weight, base_units=int(base_units))
     return Counted(
         plan=plan,

@@ -9,6 +9,7 @@ from datetime import datetime
 from fractions import Fraction
 
 from marketplace_constructs.domain.metering import (
+    KEPT,
     ClosedHour,
     LedgerState,
     Loss,
@@ -110,6 +111,13 @@ class History:
         for loss in self._usage_lost():
             _add(held.setdefault(loss.hour, {}), loss.series, loss.quantity)
         return held
+
+    def unjudged(self, hour: datetime) -> Mapping[Series, Fraction]:
+        """The calls of a closed hour that no table judged, as long as they are not lost for good."""
+        closed = self.closed.get(hour)
+        if closed is None or hour < max(self.closed) - KEPT:
+            return {}
+        return {series: Fraction(calls) for series, calls in (closed.unjudged or {}).items()}
 
     def _usage_lost(self) -> Iterator[Loss]:
         # A remainder that was lost is a part of some record's sources.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +31,7 @@ from marketplace_constructs.domain.metering import (
     Settlement,
     Status,
     Usage,
+    given_up,
     hour_of,
     outcome,
     seal,
@@ -49,7 +50,6 @@ from marketplace_constructs.runtime.metering.objects import S3Objects
 from marketplace_constructs.runtime.metering.send import MeteringClient, Sender, metering_client
 from marketplace_constructs.runtime.metering.totals import (
     ARRIVES_WITHIN,
-    OUTSIDE,
     UNPLANNED,
     DuckDbUsageLog,
     HourUsage,
@@ -269,12 +269,18 @@ class Meter:
                 sealed = self._seal(state, usage, who, closed=[hour], now=now)
             # What waits for a slot must be worked out again, whichever of these hours it is of.
             waiting = {one.closed.hour for one in found if sealed.waiting.keys() & one.usage.keys()}
+            closed = tuple(
+                one.closed if one.closed.hour == hour else _with_quarantine(one.closed, state) for one in found
+            )
+            if self._options.product.is_native:
+                # API Gateway reports them itself.
+                closed = tuple(replace(one, unjudged=None) for one in closed)
+            lost_calls = given_up(state, closed, billed_from=self._billed_from)
+            sealed = replace(sealed, losses=sealed.losses + lost_calls)
             manifest = self._next(
                 state,
                 now,
-                closed=tuple(
-                    one.closed if one.closed.hour == hour else _with_quarantine(one.closed, state) for one in found
-                ),
+                closed=closed,
                 records=sealed.records,
                 losses=sealed.losses,
                 read_at=now,
@@ -439,7 +445,7 @@ class Meter:
         self._tell("LinesQuarantined", closed.quarantined)
         self._tell("LinesUnmatched", closed.lines.get(LineState.UNMATCHED, 0) + closed.lines.get(UNPLANNED, 0))
         self._tell("LinesUnattributed", closed.lines.get(LineState.UNATTRIBUTED, 0))
-        self._tell("LinesOutsideAgreement", closed.lines.get(OUTSIDE, 0))
+        self._tell("LinesOutsideAgreement", closed.lines.get(LineState.OUTSIDE, 0))
         self._tell("UsageExcess", len(sealed.excess))
         for series, quantity in sealed.excess.items():
             logger.error(
@@ -498,7 +504,7 @@ def _joined(found: Sequence[HourUsage]) -> dict[Series, dict[datetime, Usage]]:
 
 def _with_quarantine(closed: ClosedHour, state: LedgerState) -> ClosedHour:
     """An hour that is worked out again keeps what was counted as unreadable when its files came."""
-    return ClosedHour(hour=closed.hour, lines=closed.lines, quarantined=state.closed[closed.hour].quarantined)
+    return replace(closed, quarantined=state.closed[closed.hour].quarantined)
 
 
 def is_resting(attempts: Sequence[Attempt], now: datetime) -> bool:

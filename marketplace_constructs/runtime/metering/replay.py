@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -165,11 +165,7 @@ def replay(
         differences = (
             tuple(_counts(closed, found))
             if is_native
-            else tuple(
-                Difference(series=series, log=log_shows, ledger=held)
-                for series in sorted({*accounted.get(hour, {}), *found.usage})
-                if (log_shows := _used(found, series)) != (held := accounted.get(hour, {}).get(series, Fraction(0)))
-            )
+            else tuple(_usage(found, {**accounted.get(hour, {}), **history.unjudged(hour)}, closed))
         )
         yield Replayed(
             hour=hour,
@@ -193,6 +189,10 @@ def _counts(closed: ClosedHour, found: HourUsage) -> Iterator[Difference]:
             yield Difference(series=None, state=state, log=Fraction(log), ledger=Fraction(ledger))
 
 
-def _used(found: HourUsage, series: Series) -> Fraction:
-    usage = found.usage.get(series)
-    return usage.quantity if usage else Fraction(0)
+def _usage(found: HourUsage, ledger: Mapping[Series, Fraction], closed: ClosedHour) -> Iterator[Difference]:
+    log = {series: usage.quantity for series, usage in found.usage.items()}
+    if closed.unjudged is not None:
+        log |= {series: Fraction(calls) for series, calls in (found.closed.unjudged or {}).items()}
+    for series in sorted({*ledger, *log}):
+        if (shows := log.get(series, Fraction(0))) != (holds := ledger.get(series, Fraction(0))):
+            yield Difference(series=series, log=shows, ledger=holds)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
-from marketplace_constructs.domain.metering import ClosedHour, Series, Usage, hour_of
+from marketplace_constructs.domain.metering import CALL, ClosedHour, Series, Usage, hour_of
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
 from marketplace_constructs.domain.plan_versions import PlanVersion, holding
 from marketplace_constructs.engine.database import keep_first_lines, load, opened_database
@@ -49,8 +49,6 @@ ARRIVES_WITHIN: Final = timedelta(hours=26)
 (read 2026-11-22)."""
 SETTLING: Final = timedelta(minutes=15)
 """How far a listing looks back before the one before it, since clocks differ."""
-OUTSIDE: Final = "outside"
-"""State of a line that names an agreement which had not begun, or was over."""
 UNPLANNED: Final = "unplanned"
 """State of a usage event whose agreement has no plan, so that nobody knows what it counts."""
 MARKETPLACE: Final = "Marketplace"
@@ -155,6 +153,7 @@ class _Sums:
 
     def __init__(self) -> None:
         self.lines: Counter[str] = Counter()
+        self.unjudged: Counter[Series] = Counter()
         self._quantities: dict[Series, dict[str, Fraction]] = {}
         self.earliest: dict[str, int] = {}
 
@@ -162,6 +161,14 @@ class _Sums:
         by_path = self._quantities.setdefault(Series(agreement=agreement, dimension=dimension), {})
         tag = tag_value(path)
         by_path[tag] = by_path[tag] + quantity if tag in by_path else quantity
+
+    def leave(self, agreement: str, state: str, table: PlanTable | None, *, calls: int = 1) -> None:
+        """Note calls that were served and that no table judges, unless their plan's are never billed."""
+        if table is None or table.channel == MARKETPLACE:
+            self.unjudged[Series(agreement=agreement, dimension=f"{CALL}{state}")] += calls
+
+    def closed(self, hour: datetime, quarantined: int) -> ClosedHour:
+        return ClosedHour(hour=hour, lines=dict(self.lines), quarantined=quarantined, unjudged=dict(self.unjudged))
 
     def usage(self) -> dict[Series, Usage]:
         return {
@@ -249,7 +256,7 @@ class MemoryUsageLog:
         sums = _Sums()
         for line in lines.values():
             _judge(line, by_agreement, tables, sums)
-        closed = ClosedHour(hour=hour, lines=dict(sums.lines), quarantined=quarantined)
+        closed = sums.closed(hour, quarantined)
         return HourUsage(closed=closed, usage=sums.usage(), also=frozenset(also - {hour}))
 
     def _parse(self, name: str) -> tuple[list[Line], bool]:
@@ -291,7 +298,7 @@ def _judge(line: Line, lives: Mapping[str, Sequence[Life]], tables: Mapping[str,
         SKIPPED if plan is None
         else LineState.REFUSED.value if is_refused
         else LineState.UNATTRIBUTED.value if named is None
-        else OUTSIDE if owner is None
+        else LineState.OUTSIDE.value if owner is None
         else LineState.UNMATCHED.value if route is None
         else LineState.REFUSED.value if not route.is_allowed
         else ""
@@ -300,6 +307,8 @@ def _judge(line: Line, lives: Mapping[str, Sequence[Life]], tables: Mapping[str,
         sums.earliest[owner] = min(time, sums.earliest.get(owner, time))
     if state or table is None or owner is None:
         sums.lines[state] += 1
+        if state in {LineState.OUTSIDE, LineState.UNMATCHED}:
+            sums.leave(owner or str(named), state, table)
         return
     values = ("status", "response_bytes", "integration_ms", "request_time_ms")
     cells = [
@@ -330,8 +339,14 @@ def _judge(line: Line, lives: Mapping[str, Sequence[Life]], tables: Mapping[str,
         sums.lines[LineState.UNMETERED.value] += 1
 
 
-Watch = Callable[["DuckDBPyConnection", str, PlanTable], None]
-"""Is shown each plan once its lines are judged, while ``lines``, ``routes`` and ``cells`` are there by these names."""
+class Watch(Protocol):
+    """Is shown what the lines come to."""
+
+    def unjudged(self, connection: DuckDBPyConnection, tables: Mapping[str, PlanTable]) -> None:
+        """Look at the calls outside their agreement and of unknown plans, in ``unjudged``."""
+
+    def lines(self, connection: DuckDBPyConnection, plan: str, table: PlanTable) -> None:
+        """Look at a plan once its lines are judged; ``lines``, ``routes`` and ``cells`` are there by these names."""
 
 
 class DuckDbUsageLog:
@@ -463,9 +478,11 @@ class _Reading:
             self._distinct()
             self._attribute(lives)
             self._look_over(tables, sums)
+            if self._watch is not None:
+                self._watch.unjudged(self._connection, tables)
             for plan, table in tables.items():
                 self._judge_plan(plan, table, sums)
-        closed = ClosedHour(hour=self._hour, lines=dict(sums.lines), quarantined=self._quarantined)
+        closed = sums.closed(self._hour, self._quarantined)
         return HourUsage(closed=closed, usage=sums.usage(), also=frozenset(self._also - {self._hour}))
 
     def _distinct(self) -> None:
@@ -503,6 +520,11 @@ class _Reading:
     def _look_over(self, tables: Mapping[str, PlanTable], sums: _Sums) -> None:
         """When each agreement called first; and the lines that no table judges."""
         known = ", ".join(f"'{quoted(plan)}'" for plan in tables) or "''"
+        self._run(
+            f"CREATE VIEW unjudged AS SELECT *, CASE WHEN agreement IS NULL THEN '{LineState.OUTSIDE}' "
+            f"ELSE '{LineState.UNMATCHED}' END AS state FROM attributed WHERE plan IS NOT NULL AND NOT is_refused "
+            f"AND named IS NOT NULL AND (agreement IS NULL OR plan NOT IN ({known}))"
+        )
         rows = self._run(
             "SELECT agreement, CASE WHEN plan IS NULL THEN 'skipped' WHEN is_refused THEN 'refused' "
             "WHEN named IS NULL THEN 'unattributed' WHEN agreement IS NULL THEN 'outside' ELSE 'unmatched' END,"
@@ -514,6 +536,13 @@ class _Reading:
                 sums.earliest[agreement] = min(earliest, sums.earliest.get(agreement, earliest))
             if is_strange:
                 sums.lines[state] += count
+                if state == LineState.UNMATCHED:
+                    sums.leave(agreement, state, None, calls=count)
+        if sums.lines[LineState.OUTSIDE]:
+            for named, plan, count in self._run(
+                f"SELECT named, plan, COUNT(*) FROM unjudged WHERE state = '{LineState.OUTSIDE}' GROUP BY ALL"
+            ):
+                sums.leave(named, LineState.OUTSIDE, tables.get(plan), calls=count)
 
     def _judge_plan(self, plan: str, table: PlanTable, sums: _Sums) -> None:
         load(self._connection, self._directory, "routes", ROUTES, route_rows(table))
@@ -526,13 +555,15 @@ class _Reading:
         while rows := cursor.fetchmany(10_000):
             for agreement, path, dimension, state, *_, multiply, base_units, line_count, base_sum in rows:
                 sums.lines[f"{dimension} {state}" if dimension else state] += int(line_count)
+                if state == LineState.UNMATCHED:
+                    sums.leave(agreement, state, table, calls=int(line_count))
                 if state == LineState.BILLABLE and table.channel == MARKETPLACE:
                     quantity = quantity_of(int(base_sum), multiply=Decimal(multiply), base_units=base_units)
                     if quantity:
                         sums.add(agreement, dimension, path, quantity)
         if self._watch is not None:
             self._show_lines(plan, {})
-            self._watch(self._connection, plan, table)
+            self._watch.lines(self._connection, plan, table)
 
     def _show_lines(self, plan: str, columns: Mapping[str, str]) -> None:
         """Let ``lines`` be those that the plan's table judges, some columns in other words."""

@@ -42,7 +42,6 @@ from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles,
 from marketplace_constructs.runtime.metering.totals import (
     ARRIVES_WITHIN,
     MARKETPLACE,
-    OUTSIDE,
     SETTLING,
     UNPLANNED,
     HourUsage,
@@ -91,12 +90,18 @@ class LinesAndEvents:
     ) -> HourUsage:
         """Everything that has arrived of an hour."""
         found = [log.read(hour, now=now, lives=lives, tables=tables, since=since) for log in self._logs]
-        lines, usage = Counter[str](), dict[Series, Usage]()
+        lines, unjudged, usage = Counter[str](), Counter[Series](), dict[Series, Usage]()
         for one in found:
             lines.update(one.closed.lines)
+            unjudged.update(one.closed.unjudged or {})
             for series, more in one.usage.items():
                 _add(usage, series, more)
-        closed = ClosedHour(hour=hour, lines=dict(lines), quarantined=sum(one.closed.quarantined for one in found))
+        closed = ClosedHour(
+            hour=hour,
+            lines=dict(lines),
+            quarantined=sum(one.closed.quarantined for one in found),
+            unjudged=dict(unjudged),
+        )
         return HourUsage(closed=closed, usage=usage, also=frozenset[datetime]().union(*(one.also for one in found)))
 
 
@@ -234,7 +239,7 @@ class _Judged:
         """Take one event in, as the SQL text would."""
         life = life_at(lives, event.time_ms)
         if life is None:
-            self.lines[OUTSIDE if lives else LineState.UNATTRIBUTED.value] += 1
+            self.lines[(LineState.OUTSIDE if lives else LineState.UNATTRIBUTED).value] += 1
             return
         table = self._tables.get(life.plan)
         if table is None:
