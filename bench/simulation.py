@@ -35,6 +35,32 @@ Answer = dict[str, int]
 """``lines``: distinct ones; ``calls``, ``bytes``, ``ms``: billable calls, bytes and rounded milliseconds."""
 
 
+def log_lines(lines: int, first: int, end: int, *, hours: int = 24, path: str = FOUR_ROUTES) -> str:
+    """SQL for lines ``first`` up to ``end`` of a log of so many, with a column of text for each member."""
+    return f"""
+      SELECT CAST(1796083200000 + i * {hours * 3_600_000} // {lines} AS VARCHAR) AS "requestTimeEpoch",
+        to_base64(unhex(substr(md5(CAST(i AS VARCHAR)), 1, 22))) AS "extendedRequestId",
+        uuid() AS "requestId", 'a1b2c3d4e5' AS "apiId", 'prod' AS stage,
+        CASE WHEN h % 3 = 0 THEN 'POST' ELSE 'GET' END AS "httpMethod",
+        {path} AS "resourcePath",
+        CASE WHEN h // 64 % 100 < 92 THEN '200' WHEN h // 64 % 100 < 97 THEN '404'
+          WHEN h // 64 % 100 < 99 THEN '429' ELSE '500' END AS status,
+        CASE WHEN h // 64 % 100 BETWEEN 97 AND 98 THEN 'THROTTLED' ELSE '-' END AS "errorResponseType",
+        CAST(h // 8 % 200000 AS VARCHAR) AS "responseLength",
+        CAST(h % 900 + 20 AS VARCHAR) AS "responseLatency",
+        CASE WHEN h // 64 % 100 BETWEEN 97 AND 98 THEN '-' ELSE CAST(h % 900 + 10 AS VARCHAR) END
+          AS "integrationLatency",
+        CASE WHEN h // 64 % 100 BETWEEN 97 AND 98 THEN '-' WHEN h // 64 % 100 < 92 THEN '200' ELSE '404' END
+          AS "integrationStatus",
+        substr(md5(CAST(h // 16 % 5000 AS VARCHAR)), 1, 10) AS "apiKeyId",
+        'agmt-' || substr(md5(CAST(h // 16 % 5000 AS VARCHAR)), 1, 20) AS agreement,
+        '{PLAN}' AS plan
+      FROM (SELECT i, hash(i) AS h FROM (
+        SELECT CASE WHEN i % 10000 = 9999 THEN i - 1 ELSE i END AS i
+        FROM range({first}, {end}) AS numbers(i)))
+    """
+
+
 def generate(directory: Path, lines: int, files: int, *, hours: int = 24, path: str = FOUR_ROUTES) -> None:
     """Write the log; one file's lines at a time lie uncompressed on disk."""
     import duckdb  # noqa: PLC0415 - the process that measures imports the standard library alone
@@ -43,30 +69,8 @@ def generate(directory: Path, lines: int, files: int, *, hours: int = 24, path: 
     each = lines // files
     for number in range(files):
         plain = directory / f"log-{number:02}.json"
-        connection.execute(
-            f"""COPY (
-              SELECT CAST(1796083200000 + i * {hours * 3_600_000} // {lines} AS VARCHAR) AS "requestTimeEpoch",
-                to_base64(unhex(substr(md5(CAST(i AS VARCHAR)), 1, 22))) AS "extendedRequestId",
-                uuid() AS "requestId", 'a1b2c3d4e5' AS "apiId", 'prod' AS stage,
-                CASE WHEN h % 3 = 0 THEN 'POST' ELSE 'GET' END AS "httpMethod",
-                {path} AS "resourcePath",
-                CASE WHEN h // 64 % 100 < 92 THEN '200' WHEN h // 64 % 100 < 97 THEN '404'
-                  WHEN h // 64 % 100 < 99 THEN '429' ELSE '500' END AS status,
-                CASE WHEN h // 64 % 100 BETWEEN 97 AND 98 THEN 'THROTTLED' ELSE '-' END AS "errorResponseType",
-                CAST(h // 8 % 200000 AS VARCHAR) AS "responseLength",
-                CAST(h % 900 + 20 AS VARCHAR) AS "responseLatency",
-                CASE WHEN h // 64 % 100 BETWEEN 97 AND 98 THEN '-' ELSE CAST(h % 900 + 10 AS VARCHAR) END
-                  AS "integrationLatency",
-                CASE WHEN h // 64 % 100 BETWEEN 97 AND 98 THEN '-' WHEN h // 64 % 100 < 92 THEN '200' ELSE '404' END
-                  AS "integrationStatus",
-                substr(md5(CAST(h // 16 % 5000 AS VARCHAR)), 1, 10) AS "apiKeyId",
-                'agmt-' || substr(md5(CAST(h // 16 % 5000 AS VARCHAR)), 1, 20) AS agreement,
-                '{PLAN}' AS plan
-              FROM (SELECT i, hash(i) AS h FROM (
-                SELECT CASE WHEN i % 10000 = 9999 THEN i - 1 ELSE i END AS i
-                FROM range({number * each}, {(number + 1) * each}) AS numbers(i)))
-            ) TO '{plain}' (FORMAT json)"""
-        )
+        text = log_lines(lines, number * each, (number + 1) * each, hours=hours, path=path)
+        connection.execute(f"COPY ({text}) TO '{plain}' (FORMAT json)")
         subprocess.run(["gzip", "-1", str(plain)], check=True)
 
 
