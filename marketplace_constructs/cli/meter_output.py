@@ -31,7 +31,7 @@ _DIGITS: Final = 12
 _SHOWN: Final = 50
 """Records and differences that are listed; JSON has all."""
 UNJUDGED: Final = "unjudged"
-"""What became of calls that no table judges, while their hour may still be worked out again."""
+"""What became of what no table judges, while its hour may still be worked out again."""
 
 
 def is_of(moment: datetime, month: str | None) -> bool:
@@ -51,8 +51,8 @@ def usage_rows(history: History, agreement: str | None, month: str | None) -> li
         if is_of(loss.hour, month):
             sums[loss.series.agreement, loss.series.dimension, f"{Outcome.LOST} ({loss.reason})"] += loss.quantity
     for hour in history.closed:
-        for series, calls in history.unjudged(hour).items() if is_of(hour, month) else ():
-            sums[series.agreement, series.dimension, UNJUDGED] += calls
+        for series, quantity in history.unjudged(hour).items() if is_of(hour, month) else ():
+            sums[series.agreement, series.dimension, UNJUDGED] += quantity
     return [
         {"agreement": a, "dimension": d, "what": what, "quantity": str(quantity)}
         for (a, d, what), quantity in sorted(sums.items())

@@ -225,14 +225,15 @@ class ClosedHour:
     Args:
         lines: Distinct lines by their state.
         quarantined: Lines that cannot be read; they count nothing until they are mended.
-        unjudged: Calls that were served to a named agreement and that no table judges, whatever the answer was. They
-            are lost once the hour is worked out no more. None where a version closed it that did not tell.
+        unjudged: What was served to a named agreement and no table judges: calls, whatever the answer was, and usage
+            events of an agreement without a plan, as they were told. It is lost once the hour is worked out no more.
+            None where a version closed it that did not tell.
     """
 
     hour: datetime
     lines: Mapping[str, int] = field(default_factory=dict)
     quarantined: int = 0
-    unjudged: Mapping[Series, int] | None = None
+    unjudged: Mapping[Series, Fraction] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,9 +384,9 @@ UNJUDGED: Final = MappingProxyType(
 def given_up(
     state: LedgerState, closed: Iterable[ClosedHour], *, billed_from: datetime | None = None
 ) -> tuple[Loss, ...]:
-    """The calls that no table judged, of hours that are worked out no more: late lines, tables or facts change nothing.
+    """What no table judged, of hours that are worked out no more: late lines, tables or facts change nothing.
 
-    Until then a call may still turn out to be billable; so none is ever both billed and lost.
+    Until then it may still turn out to be billable; so nothing is ever both billed and lost.
 
     Args:
         state: The ledger.
@@ -398,16 +399,16 @@ def given_up(
         Loss(
             series=series,
             hour=hour,
-            quantity=Fraction(calls),
+            quantity=quantity,
             reason=(
                 LossReason.BETWEEN_METERS
                 if billed_from is not None and hour < billed_from
-                else UNJUDGED[series.dimension]
+                else UNJUDGED.get(series.dimension, LossReason.NO_PLAN)
             ),
         )
         for hour, one in sorted(hours.items())
         if hour < kept
-        for series, calls in sorted((one.unjudged or {}).items())
+        for series, quantity in sorted((one.unjudged or {}).items())
     )
 
 
@@ -569,9 +570,6 @@ class _SeriesSealing:
     def _place(self, hour: datetime, usage: Usage, delta: Fraction) -> None:
         if self._is_between_meters(hour):
             self._lose(hour, delta, LossReason.BETWEEN_METERS)
-            return
-        if self._series.dimension.startswith(EVENT):
-            self._lose(hour, delta, LossReason.NO_PLAN)
             return
         slot = self._slot_for(hour)
         if slot is not None:

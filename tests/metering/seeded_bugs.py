@@ -294,24 +294,7 @@ def waiting_usage_forgotten(stack: ExitStack) -> None:
 
 @_bug
 def usage_without_a_plan_forgotten(stack: ExitStack) -> None:
-    original = meter.Meter._with_plan
-    stack.enter_context(patch.object(meter.Meter, "_with_plan", lambda *given: (original(*given)[0], set())))
-
-
-@_bug
-def unmatched_lines_forgotten(stack: ExitStack) -> None:
-    original = totals._Sums.leave
-
-    def leave(self: Any, agreement: str, state: str, *given: Any, **counted: Any) -> None:
-        if state != LineState.UNMATCHED:
-            original(self, agreement, state, *given, **counted)
-
-    stack.enter_context(patch.object(totals._Sums, "leave", leave))
-
-
-@_bug
-def calls_never_given_up(stack: ExitStack) -> None:
-    stack.enter_context(patch.object(meter, "given_up", lambda *_, **__: ()))
+    stack.enter_context(patch.object(usage_events._Judged, "count_unplanned", lambda *_, **__: None))
 
 
 def _events(stack: ExitStack, change: Callable[[Event], Event]) -> None:

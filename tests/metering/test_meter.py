@@ -332,38 +332,47 @@ def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
     assert world.counted["DuplicateFromElsewhere"] == 1
 
 
-@pytest.mark.parametrize("has_plan_later", [True, False])
-def test_an_event_of_an_agreement_without_a_plan_holds_nobodys_hour(world: Calm, *, has_plan_later: bool) -> None:
+@pytest.mark.parametrize("plan_comes", ["in time", "at the last", "never"])
+def test_an_event_of_an_agreement_without_a_plan_holds_nobodys_hour(world: Calm, plan_comes: str) -> None:
+    def tell(event: str) -> None:
+        told = {
+            "specversion": "1.0", "id": event, "source": "/disks", "type": STORED, "subject": planless.id,
+            "time": at.isoformat(), "data": {"value": "3"},
+        }  # fmt: skip
+        line = json.dumps({"detail": told}).encode() + b"\n"
+        world._pending_events.append((world.clock.now(), hour_of(world.clock.now()), line))
+        world._count(planless.id, f"event:{STORED}" if plan_comes == "never" else "data", START, Fraction(3))
+
     world.troubles = Troubles(planless=1)
     world.subscribe(world.market.add_buyer())
     world.troubles = Troubles()
     planless = world.lives[1]
     world.go(4 * MINUTE)
-    now = world.clock.now()
-    told = {
-        "specversion": "1.0", "id": "1", "source": "/disks", "type": STORED, "subject": planless.id,
-        "time": now.isoformat(), "data": {"value": "3"},
-    }  # fmt: skip
-    world._pending_events.append((now, START, json.dumps({"detail": told}).encode() + b"\n"))
-    world._count(planless.id, "data" if has_plan_later else f"event:{STORED}", START, Fraction(3))
+    at = world.clock.now()
+    tell("1")
     world.use(2)
     world.go(71 * MINUTE)
     assert world.billed() == [(10, 2)]
     assert world.counted["LinesUnmatched"] == 1
-    if has_plan_later:
+    if plan_comes == "at the last":
+        # Nobody looks for it any more, but another event of its hour comes.
+        world.go(20 * HOUR)
+        tell("2")
+    if plan_comes != "never":
         world._fact(FactKind.ASSIGNED, planless, world.clock.now(), plan=PLAN, takes_effect_at=START)
         world.clock.advance(4 * MINUTE)
         world._tell()
-    world.go(HOUR)
-    world.go(18 * HOUR)
+    for _ in range(4):
+        world.go(HOUR)
+        world.go(18 * HOUR)
     losses = [(one.series, one.reason) for manifest in manifests(world) for one in manifest.losses]
     ours = [one.quantity for one in world.market.accepted_records if one.agreement_id == planless.id and one.quantity]
-    if has_plan_later:
-        assert (ours, losses) == ([3], [])
-    else:
+    if plan_comes == "never":
         series = Series(agreement=planless.id, dimension=f"event:{STORED}")
         assert (ours, losses) == ([], [(series, LossReason.NO_PLAN)])
         assert world.counted["UsageLost"] == 1
+    else:
+        assert (sum(ours), losses) == (6 if plan_comes == "at the last" else 3, [])
 
 
 def test_calls_that_no_table_judges_are_lost_once_their_hour_is_worked_out_no_more(world: Calm) -> None:

@@ -236,7 +236,7 @@ def test_what_cannot_be_read_is_kept_apart_once(log: UsageLog, files: MemoryLogF
     name = add(files, b"".join([text(event("a")), *broken, b"\n"]))
     found = read(log, since=AT)
     assert found.usage[STORED].quantity == 1
-    assert found.closed == ClosedHour(hour=AT, lines={"stored billable": 1}, quarantined=len(broken))
+    assert found.closed == ClosedHour(hour=AT, lines={"stored billable": 1}, quarantined=len(broken), unjudged={})
     assert files.quarantined[name] == b"".join(broken)
     again = read(log, since=AT)
     assert (again.closed.quarantined, again.usage) == (0, found.usage)
@@ -323,14 +323,9 @@ def test_an_event_is_judged_by_the_plan_of_its_time(log: UsageLog, files: Memory
     found = read(log, lives=lives, tables=tables)
     assert found.usage == {
         STORED: Usage(quantity=Fraction("3.5"), earliest=AT, by_path={"event:storage": Fraction("3.5")}),
-        # What they count, nobody knows; so they stand as they were told.
-        **{
-            Series(agreement=f"agmt-{n}", dimension="event:storage"): Usage(
-                quantity=Fraction(1), earliest=AT, by_path={"event:storage": Fraction(1)}
-            )
-            for n in (2, 3)
-        },
     }
+    # What they count, nobody knows; so they stand as they were told.
+    assert found.closed.unjudged == {Series(agreement=f"agmt-{n}", dimension="event:storage"): 1 for n in (2, 3)}
     assert found.closed.lines == {"stored billable": 4, "unplanned": 2, "unmetered": 1}
 
 
@@ -347,7 +342,7 @@ def test_what_a_plan_counted_then_is_known_though_the_product_declares_it_no_mor
 
 
 def test_an_hour_without_files_comes_to_nothing(log: UsageLog) -> None:
-    assert read(log, since=AT) == HourUsage(closed=ClosedHour(hour=AT), usage={})
+    assert read(log, since=AT) == HourUsage(closed=ClosedHour(hour=AT, unjudged={}), usage={})
 
 
 def test_lines_and_events_of_one_dimension_add_up() -> None:
@@ -365,7 +360,7 @@ def test_lines_and_events_of_one_dimension_add_up() -> None:
                 hour=hour,
                 lines={"stored billable": 2, self._path: 1},
                 quarantined=1,
-                unjudged=None if self._path.startswith("event:") else {UNMATCHED: self._minutes},
+                unjudged=None if self._path.startswith("event:") else {UNMATCHED: Fraction(self._minutes)},
             )
             return HourUsage(closed=closed, usage={STORED: usage}, also=frozenset({AT - self._minutes * HOUR}))
 

@@ -241,7 +241,9 @@ def _closed_to_json(closed: ClosedHour) -> Json:
         "quarantined": closed.quarantined,
     }
     if closed.unjudged is not None:
-        found["unjudged"] = [{**_series(series), "calls": calls} for series, calls in sorted(closed.unjudged.items())]
+        found["unjudged"] = [
+            {**_series(series), "quantity": exact(quantity)} for series, quantity in sorted(closed.unjudged.items())
+        ]
     return found
 
 
@@ -251,7 +253,9 @@ def _closed_from_json(document: Json) -> ClosedHour:
         lines={one["state"]: one["lines"] for one in document["lines"]},
         quarantined=document["quarantined"],
         unjudged=(
-            {_series_from(one): one["calls"] for one in document["unjudged"]} if "unjudged" in document else None
+            {_series_from(one): exactly(one["quantity"]) for one in document["unjudged"]}
+            if "unjudged" in document
+            else None
         ),
     )
 

@@ -327,7 +327,7 @@ def explained(history: History, found: HourUsage, witness: Witness, series: Seri
         series: Which.
     """
     hour, usage = found.closed.hour, found.usage.get(series)
-    calls = (found.closed.unjudged or {}).get(series, 0)
+    unjudged = (found.closed.unjudged or {}).get(series, Fraction(0))
     charges = witness.charges()
     by_path: dict[str, Fraction] = {}
     for charge in charges:
@@ -338,7 +338,7 @@ def explained(history: History, found: HourUsage, witness: Witness, series: Seri
     return Explanation(
         series=series,
         hour=hour,
-        usage=usage.quantity if usage else Fraction(calls),
+        usage=usage.quantity if usage else unjudged,
         charges=charges,
         billed_by=tuple(_billed_by(history, series, hour)),
         losses=tuple(history.losses_of(series, hour)),

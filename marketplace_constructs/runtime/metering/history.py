@@ -113,11 +113,11 @@ class History:
         return held
 
     def unjudged(self, hour: datetime) -> Mapping[Series, Fraction]:
-        """The calls of a closed hour that no table judged, as long as they are not lost for good."""
+        """What no table judged of a closed hour, as long as it is not lost for good."""
         closed = self.closed.get(hour)
         if closed is None or hour < max(self.closed) - KEPT:
             return {}
-        return {series: Fraction(calls) for series, calls in (closed.unjudged or {}).items()}
+        return closed.unjudged or {}
 
     def _usage_lost(self) -> Iterator[Loss]:
         # A remainder that was lost is a part of some record's sources.

@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 _HOUR: Final = timedelta(hours=1)
 _PROMPT: Final = timedelta(minutes=15)
 """How long after an end its usage is flushed at each run; then again in the final flush. Longer than lines take."""
+_EXPECTED: Final = frozenset({LossReason.REMAINDER, LossReason.OUTSIDE_AGREEMENT})
+"""Losses that wake nobody: an end leaves a fraction behind, and the gate serves a few calls after it."""
 _HELD_UNTIL: Final = timedelta(hours=4)
 """An hour with lines that match no route is closed all the same so long before AWS takes its usage no more."""
 SENDS_FOR: Final = RUNS_EVERY - timedelta(seconds=20)
@@ -263,10 +265,9 @@ class Meter:
                     found.append(self._read(late, who, now))
                 else:
                     postponed.append(late)
-            usage, unplanned = self._with_plan(_joined(found), now)
             sealed = Sealed(records=(), losses=(), waiting={}, excess={})
             if not self._options.product.is_native:
-                sealed = self._seal(state, usage, who, closed=[hour], now=now)
+                sealed = self._seal(state, _joined(found), who, closed=[hour], now=now)
             # What waits for a slot must be worked out again, whichever of these hours it is of.
             waiting = {one.closed.hour for one in found if sealed.waiting.keys() & one.usage.keys()}
             closed = tuple(
@@ -284,7 +285,7 @@ class Meter:
                 records=sealed.records,
                 losses=sealed.losses,
                 read_at=now,
-                again=tuple(sorted({*waiting, *unplanned, *postponed})),
+                again=tuple(sorted({*waiting, *self._unplanned(found, now), *postponed})),
             )
             if self._ledger.append(manifest):
                 self._tell_closed(found[0], sealed)
@@ -295,17 +296,14 @@ class Meter:
         """Until when somebody may say how to count what nobody knows how to count."""
         return self._rules.deadline(hour) - _HELD_UNTIL
 
-    def _with_plan(
-        self, usage: Mapping[Series, Mapping[datetime, Usage]], now: datetime
-    ) -> tuple[dict[Series, dict[datetime, Usage]], set[datetime]]:
-        """Usage without that of events whose agreement may still be given a plan, and the hours of these."""
-        kept, unplanned = dict[Series, dict[datetime, Usage]](), set[datetime]()
-        for series, by_hour in usage.items():
-            is_unplanned = series.dimension.startswith(EVENT)
-            waits = {hour for hour in by_hour if is_unplanned and now < self._held_until(hour)}
-            unplanned |= waits
-            kept[series] = {hour: one for hour, one in by_hour.items() if hour not in waits}
-        return kept, unplanned
+    def _unplanned(self, found: Sequence[HourUsage], now: datetime) -> set[datetime]:
+        """The hours with usage events whose agreement may still be given a plan."""
+        return {
+            one.closed.hour
+            for one in found
+            if now < self._held_until(one.closed.hour)
+            and any(series.dimension.startswith(EVENT) for series in one.closed.unjudged or ())
+        }
 
     def _flush_ended(self, first: datetime) -> None:
         """Bill what an agreement used up to its end, at once and once more, while AWS still takes it."""
@@ -326,8 +324,7 @@ class Meter:
             start = max(max(state.closed, default=first), last - ARRIVES_WITHIN)
             hours = {start + number * _HOUR for number in range(int((last - start) / _HOUR) + 1)}
             found = [self._read(hour, who, now) for hour in sorted({*hours, *self._due(first), *state.again})]
-            planned, _ = self._with_plan(_joined(found), now)
-            usage = {series: by_hour for series, by_hour in planned.items() if series.agreement in ended}
+            usage = {series: by_hour for series, by_hour in _joined(found).items() if series.agreement in ended}
             sealed = self._seal(state, usage, Register(buyers=ended, lives=()), closed=(), now=now)
             manifest = self._next(state, now, records=sealed.records, losses=sealed.losses)
             if manifest.is_empty or self._ledger.append(manifest):
@@ -459,7 +456,7 @@ class Meter:
         )
 
     def _tell_losses(self, losses: Sequence[Loss]) -> None:
-        self._tell("UsageLost", sum(loss.reason is not LossReason.REMAINDER for loss in losses))
+        self._tell("UsageLost", sum(loss.reason not in _EXPECTED for loss in losses))
         for loss in losses:
             logger.warning(
                 "usage lost",

@@ -192,7 +192,7 @@ def _counts(closed: ClosedHour, found: HourUsage) -> Iterator[Difference]:
 def _usage(found: HourUsage, ledger: Mapping[Series, Fraction], closed: ClosedHour) -> Iterator[Difference]:
     log = {series: usage.quantity for series, usage in found.usage.items()}
     if closed.unjudged is not None:
-        log |= {series: Fraction(calls) for series, calls in (found.closed.unjudged or {}).items()}
+        log |= found.closed.unjudged or {}
     for series in sorted({*ledger, *log}):
         if (shows := log.get(series, Fraction(0))) != (holds := ledger.get(series, Fraction(0))):
             yield Difference(series=series, log=shows, ledger=holds)

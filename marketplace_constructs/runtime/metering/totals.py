@@ -168,7 +168,8 @@ class _Sums:
             self.unjudged[Series(agreement=agreement, dimension=f"{CALL}{state}")] += calls
 
     def closed(self, hour: datetime, quarantined: int) -> ClosedHour:
-        return ClosedHour(hour=hour, lines=dict(self.lines), quarantined=quarantined, unjudged=dict(self.unjudged))
+        unjudged = {series: Fraction(calls) for series, calls in self.unjudged.items()}
+        return ClosedHour(hour=hour, lines=dict(self.lines), quarantined=quarantined, unjudged=unjudged)
 
     def usage(self) -> dict[Series, Usage]:
         return {

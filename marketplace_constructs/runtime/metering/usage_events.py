@@ -90,17 +90,18 @@ class LinesAndEvents:
     ) -> HourUsage:
         """Everything that has arrived of an hour."""
         found = [log.read(hour, now=now, lives=lives, tables=tables, since=since) for log in self._logs]
-        lines, unjudged, usage = Counter[str](), Counter[Series](), dict[Series, Usage]()
+        lines, unjudged, usage = Counter[str](), dict[Series, Fraction](), dict[Series, Usage]()
         for one in found:
             lines.update(one.closed.lines)
-            unjudged.update(one.closed.unjudged or {})
+            for series, quantity in (one.closed.unjudged or {}).items():
+                unjudged[series] = unjudged.get(series, Fraction(0)) + quantity
             for series, more in one.usage.items():
                 _add(usage, series, more)
         closed = ClosedHour(
             hour=hour,
             lines=dict(lines),
             quarantined=sum(one.closed.quarantined for one in found),
-            unjudged=dict(unjudged),
+            unjudged=unjudged,
         )
         return HourUsage(closed=closed, usage=usage, also=frozenset[datetime]().union(*(one.also for one in found)))
 
@@ -234,6 +235,7 @@ class _Judged:
         self._tables = tables
         self.lines = Counter[str]()
         self._usage: dict[Series, Usage] = {}
+        self._unjudged: dict[Series, Fraction] = {}
 
     def judge(self, event: Event, lives: Sequence[Life]) -> None:
         """Take one event in, as the SQL text would."""
@@ -244,7 +246,7 @@ class _Judged:
         table = self._tables.get(life.plan)
         if table is None:
             quantity = event_quantity(event.whole, event.fraction, multiply=Decimal(1))
-            self.count_unplanned(life.owner, event.event, quantity, events=1, first_ms=event.time_ms)
+            self.count_unplanned(life.owner, event.event, quantity, events=1)
             return
         meters = [meter for meter in table.events if meter.event == event.event]
         for meter in meters:
@@ -264,10 +266,12 @@ class _Judged:
         if self._tables[plan].channel == MARKETPLACE:
             self._use(Series(agreement=owner, dimension=meter.dimension), meter.event, quantity, first_ms)
 
-    def count_unplanned(self, owner: str, event: str, quantity: Fraction, *, events: int, first_ms: int) -> None:
+    def count_unplanned(self, owner: str, event: str, quantity: Fraction, *, events: int) -> None:
         """Take in what nobody knows how to count, as it was told."""
         self.lines[UNPLANNED] += events
-        self._use(Series(agreement=owner, dimension=f"{EVENT}{event}"), event, quantity, first_ms)
+        if quantity:
+            series = Series(agreement=owner, dimension=f"{EVENT}{event}")
+            self._unjudged[series] = self._unjudged.get(series, Fraction(0)) + quantity
 
     def _use(self, series: Series, event: str, quantity: Fraction, first_ms: int) -> None:
         if quantity:
@@ -277,7 +281,7 @@ class _Judged:
 
     def found(self, hour: datetime, also: Iterable[datetime], quarantined: int) -> HourUsage:
         """The hour."""
-        closed = ClosedHour(hour=hour, lines=dict(self.lines), quarantined=quarantined)
+        closed = ClosedHour(hour=hour, lines=dict(self.lines), quarantined=quarantined, unjudged=self._unjudged)
         return HourUsage(closed=closed, usage=self._usage, also=frozenset(also) - {hour})
 
 
@@ -403,7 +407,7 @@ class DuckDbUsageEvents:
                 for event, owner, state, number, events, first_ms, whole, fraction in rows:
                     if state == UNPLANNED:
                         quantity = event_quantity(int(whole), int(fraction), multiply=Decimal(1))
-                        judged.count_unplanned(owner, event, quantity, events=events, first_ms=first_ms)
+                        judged.count_unplanned(owner, event, quantity, events=events)
                         continue
                     if number is None:
                         judged.lines[state] += events
