@@ -94,7 +94,7 @@ class Sale(World):
         self._outage_at = self.start + self.rng.uniform(2, 24) * HOUR
         self._away_from = self._outage_at if is_away else datetime.max.replace(tzinfo=UTC)
         self.versions._versions.clear()
-        self.weights.clear()
+        self.terms.clear()
         self.set_weight(Decimal(1), hour_of(self.start) - HOUR)
         self.options = replace(self.options, rules=MeteringRules(sends_zero=False))
         self._main = self._process()

@@ -13,10 +13,12 @@ from unittest.mock import patch
 
 from simulation import run_seed
 
-from marketplace_constructs.domain import metering
+from marketplace_constructs.domain import metering, plan_versions
 from marketplace_constructs.domain.metering import LedgerState, LossReason, Manifest, Outcome, Settlement, Status
 from marketplace_constructs.domain.plan_table import LineState
+from marketplace_constructs.domain.plan_versions import PlanVersion
 from marketplace_constructs.queries.usage_events import Event
+from marketplace_constructs.runtime import plans
 from marketplace_constructs.runtime.metering import buyers, meter, send, totals, usage_events
 from marketplace_constructs.runtime.metering.ledger import Answer
 from marketplace_constructs.runtime.metering.objects import MemoryObjects
@@ -275,6 +277,68 @@ def judged_by_the_policy_of_today(stack: ExitStack) -> None:
 
 
 @_bug
+def judged_by_the_version_before_the_change(stack: ExitStack) -> None:
+    original = totals.PlanTimeline.at
+
+    def at(self: Any, hour: datetime) -> Any:
+        return original(self, hour) | original(self, hour - timedelta(hours=1))
+
+    stack.enter_context(patch.object(totals.PlanTimeline, "at", at))
+
+
+@_bug
+def rollback_forgotten(stack: ExitStack) -> None:
+    original = plans.due_versions
+
+    def due_versions(known: Sequence[PlanVersion], deployed: Any, *, now: datetime) -> Any:
+        said = {(version.plan, version.digest) for version in known}
+        return tuple(v for v in original(known, deployed, now=now) if (v.plan, v.digest) not in said)
+
+    stack.enter_context(patch.object(plans, "due_versions", due_versions))
+
+
+@_bug
+def first_of_two_deployments_holds(stack: ExitStack) -> None:
+    original = totals.holding
+
+    def holding(versions: Any, at: datetime) -> Any:
+        return original([version for version in versions if version.number == 1], at)
+
+    stack.enter_context(patch.object(totals, "holding", holding))
+
+
+@_bug
+def deployment_holds_from_the_hour_that_has_begun(stack: ExitStack) -> None:
+    stack.enter_context(patch.object(plan_versions, "next_hour", plan_versions.hour_of))
+
+
+@_bug
+def late_lines_judged_by_the_policy_of_today(stack: ExitStack) -> None:
+    original = meter.Meter._read
+
+    def read(self: Any, hour: datetime, who: Any, now: datetime, *, since: datetime | None = None) -> Any:
+        if since is not None:
+            return original(self, hour, who, now, since=since)
+        tables = self._ports.plans.at(now)
+        with patch.object(totals.PlanTimeline, "at", lambda *_: tables):
+            return original(self, hour, who, now)
+
+    stack.enter_context(patch.object(meter.Meter, "_read", read))
+
+
+@_bug
+def hour_with_unknown_routes_not_held(stack: ExitStack) -> None:
+    held_until, with_plan = meter.Meter._held_until, meter.Meter._with_plan
+
+    def with_plan_as_before(*given: Any) -> Any:
+        with patch.object(meter.Meter, "_held_until", held_until):
+            return with_plan(*given)
+
+    stack.enter_context(patch.object(meter.Meter, "_held_until", lambda _, hour: hour))
+    stack.enter_context(patch.object(meter.Meter, "_with_plan", with_plan_as_before))
+
+
+@_bug
 def plan_of_a_kept_answer_believed(stack: ExitStack) -> None:
     def planned(starts_at: datetime, ends_at: datetime, _: Any) -> Any:
         yield starts_at, ends_at, ""
@@ -341,4 +405,4 @@ def event_rounded_to_float(stack: ExitStack) -> None:
 def catches(bug: str, seed: int) -> bool:
     """Whether a seed notices a bug."""
     with planted(bug):
-        return bool(run_seed(seed)[1])
+        return bool(run_seed(seed, may_use_duckdb=False)[1])

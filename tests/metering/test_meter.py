@@ -39,7 +39,7 @@ class Calm(World):
         super().__init__(0, is_calm=True)
         self.clock.set(at)
         self.versions._versions.clear()
-        self.weights.clear()
+        self.terms.clear()
         self.set_weight(self.weight, hour_of(at))
         self.options = replace(self.options, rules=MeteringRules(**{"sends_zero": False, **rules}))
         self.lives.clear()
@@ -315,6 +315,7 @@ def test_a_months_last_usage_is_told_before_six_on_the_first_or_known_to_be_lost
 @pytest.mark.protects(Weakness.FAILURE_WITHOUT_ALARM)
 def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
     unmatched = world._line(world.life.id, world.clock.now(), "/new", 200, 0)
+    world.unknown[START] += 1
     world._pending_files.append((world.clock.now(), START, unmatched))
     world._count(world.life.id, "call:unmatched", START, Fraction(1))
     world.go(71 * MINUTE)
@@ -381,6 +382,7 @@ def test_calls_that_no_table_judges_are_lost_once_their_hour_is_worked_out_no_mo
     for number, line in enumerate([world._line(world.life.id, now, "/v2/nouns", status, 0) for status in (200, 500)]):
         world.files.add(START, f"strange{number}", line, modified_at=now)
     world._count(series.agreement, series.dimension, START, Fraction(2))
+    world.unknown[START] += 2
     world.go(71 * MINUTE)
     assert world.billed() == []  # held
     world.go(20 * HOUR)

@@ -336,14 +336,36 @@ lines = st.builds(
 )
 
 
+changed_tables = st.sampled_from(
+    [
+        TABLES,
+        {"retail@1": table(weight="0.3333"), "retail@2": table("retail@2", weight="2.5")},
+        {"retail@1": replace(table(), routes=table().routes[:2], cells=())},
+        {"retail@1": replace(table(), cells=(cell("/nouns/{id}"), cell("/free", "gb", multiply=Decimal("2.5"))))},
+        {
+            "retail@1": replace(
+                table(),
+                routes=(*table().routes, RouteAccess(method="GET", path="/new", is_allowed=True)),
+                cells=(cell("/new", "gb", metric="response.bytes", round_up=1_000, base_units=7_000),),
+            )
+        },
+    ]
+)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.integers(-1, 1), st.lists(st.one_of(lines, st.just({"a": "b"})), max_size=6)), max_size=4))
-def test_whatever_the_log_holds_both_say_the_same(arrivals: list[tuple[int, list[dict[str, str]]]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(-1, 1), st.lists(st.one_of(lines, st.just({"a": "b"})), max_size=6)), max_size=4),
+    changed_tables,
+)
+def test_whatever_the_log_and_the_plans_say_both_come_to_the_same(
+    arrivals: list[tuple[int, list[dict[str, str]]]], tables: dict[str, PlanTable]
+) -> None:
     def told(make: Callable[[MemoryLogFiles], UsageLog]) -> object:
         files = MemoryLogFiles()
         for arrived, content in arrivals:
             add(files, text(*content), arrived=AT + arrived * HOUR)
-        found = read(make(files), since=AT - HOUR)
+        found = read(make(files), since=AT - HOUR, tables=tables)
         return found, files.quarantined
 
     assert told(lambda files: MemoryUsageLog(files, files.content)) == told(
