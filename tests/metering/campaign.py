@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent)]
@@ -37,7 +38,7 @@ def main() -> int:
     started, failures = time.monotonic(), 0
     with ProcessPoolExecutor(given.jobs) as pool:
         for done, (seed, problem) in enumerate(
-            pool.map(run_seed, range(given.first, given.first + given.seeds), chunksize=4), 1
+            pool.map(partial(run_seed, duckdb_every=100), range(given.first, given.first + given.seeds), chunksize=4), 1
         ):
             if problem:
                 failures += 1

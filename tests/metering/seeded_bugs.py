@@ -15,7 +15,6 @@ from simulation import run_seed
 
 from marketplace_constructs.domain import metering, plan_versions
 from marketplace_constructs.domain.metering import LedgerState, LossReason, Manifest, Outcome, Settlement, Status
-from marketplace_constructs.domain.plan_table import LineState
 from marketplace_constructs.domain.plan_versions import PlanVersion
 from marketplace_constructs.queries.usage_events import Event
 from marketplace_constructs.runtime import plans
@@ -405,4 +404,4 @@ def event_rounded_to_float(stack: ExitStack) -> None:
 def catches(bug: str, seed: int) -> bool:
     """Whether a seed notices a bug."""
     with planted(bug):
-        return bool(run_seed(seed, may_use_duckdb=False)[1])
+        return bool(run_seed(seed, duckdb_every=None)[1])

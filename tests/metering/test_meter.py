@@ -422,6 +422,19 @@ def test_a_call_that_turns_out_to_be_billable_is_billed_and_not_lost(world: Calm
     assert not any(manifest.losses for manifest in manifests(world))
 
 
+def test_a_call_before_the_agreement_is_a_loss_that_wakes_nobody(world: Calm) -> None:
+    world.clock.advance(9 * MINUTE)
+    world.subscribe(world.market.add_buyer())
+    coming = world.lives[1]
+    line = world._line(coming.id, coming.starts_at - MINUTE, "/v1/nouns", 200, 0)
+    world.files.add(START, "a", line, modified_at=world.clock.now())
+    world._count(coming.id, "call:outside", START, Fraction(1))
+    for _ in range(4):
+        world.go(20 * HOUR)
+    assert [loss.reason for manifest in manifests(world) for loss in manifest.losses] == [LossReason.OUTSIDE_AGREEMENT]
+    assert not world.counted["UsageLost"]
+
+
 def test_where_sending_is_denied_each_run_asks_once_and_the_hours_wait_sealed(world: Calm) -> None:
     original, asked, is_denied = world.call, [0], [True]
 
