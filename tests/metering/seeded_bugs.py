@@ -15,6 +15,7 @@ from simulation import run_seed
 
 from marketplace_constructs.domain import metering, plan_versions
 from marketplace_constructs.domain.metering import LedgerState, LossReason, Manifest, Outcome, Settlement, Status
+from marketplace_constructs.domain.plan_table import LineState
 from marketplace_constructs.domain.plan_versions import PlanVersion
 from marketplace_constructs.queries.usage_events import Event
 from marketplace_constructs.runtime import plans
@@ -358,6 +359,22 @@ def waiting_usage_forgotten(stack: ExitStack) -> None:
 @_bug
 def usage_without_a_plan_forgotten(stack: ExitStack) -> None:
     stack.enter_context(patch.object(usage_events._Judged, "count_unplanned", lambda *_, **__: None))
+
+
+@_bug
+def unmatched_lines_forgotten(stack: ExitStack) -> None:
+    original = totals._Sums.leave
+
+    def leave(self: Any, agreement: str, state: str, *given: Any, **counted: Any) -> None:
+        if state != LineState.UNMATCHED:
+            original(self, agreement, state, *given, **counted)
+
+    stack.enter_context(patch.object(totals._Sums, "leave", leave))
+
+
+@_bug
+def calls_never_given_up(stack: ExitStack) -> None:
+    stack.enter_context(patch.object(meter, "given_up", lambda *_, **__: ()))
 
 
 def _events(stack: ExitStack, change: Callable[[Event], Event]) -> None:
