@@ -328,14 +328,7 @@ def late_lines_judged_by_the_policy_of_today(stack: ExitStack) -> None:
 
 @_bug
 def hour_with_unknown_routes_not_held(stack: ExitStack) -> None:
-    held_until, with_plan = meter.Meter._held_until, meter.Meter._with_plan
-
-    def with_plan_as_before(*given: Any) -> Any:
-        with patch.object(meter.Meter, "_held_until", held_until):
-            return with_plan(*given)
-
     stack.enter_context(patch.object(meter.Meter, "_held_until", lambda _, hour: hour))
-    stack.enter_context(patch.object(meter.Meter, "_with_plan", with_plan_as_before))
 
 
 @_bug

@@ -333,6 +333,6 @@ def test_the_meter_reads_usage_events_beside_lines(aws: LocalAws, monkeypatch: p
     found = meter.usage_log(settings).read(AT, now=now, lives=lives, tables={"retail@1": table}, since=AT)
     usage = found.usage[Series(agreement="agmt-1", dimension="calls")]
     assert usage.by_path == {"/a": 1, "event:seats": Fraction("2.5")}
-    assert found.closed == ClosedHour(hour=AT, lines={"calls billable": 2}, quarantined=1)
+    assert found.closed == ClosedHour(hour=AT, lines={"calls billable": 2}, quarantined=1, unjudged={})
     put_aside = s3.get_object(Bucket=bucket, Key="quarantine/usage-events/2026/11/21/10/b")["Body"].read()
     assert put_aside == unreadable + b"\n"
