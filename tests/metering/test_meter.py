@@ -398,7 +398,8 @@ def test_calls_that_no_table_judges_are_lost_once_their_hour_is_worked_out_no_mo
     assert world.counted["UsageLost"] == 1
 
 
-def test_a_call_that_turns_out_to_be_billable_is_billed_and_not_lost(world: Calm) -> None:
+@pytest.mark.parametrize("file_comes", [True, False])
+def test_a_call_that_turns_out_to_be_billable_is_billed_and_not_lost(world: Calm, *, file_comes: bool) -> None:
     world.renew(world.life)
     successor, told = world.lives[1], list(world._pending_facts)
     world._pending_facts = [one for one in told if one[1].status == "RENEWED"]
@@ -410,12 +411,13 @@ def test_a_call_that_turns_out_to_be_billable_is_billed_and_not_lost(world: Calm
     world.go(71 * MINUTE)
     (closed,) = [one for manifest in manifests(world) for one in manifest.closed]
     assert closed.unjudged == {Series(agreement=world.life.id, dimension="call:outside"): 1}
-    # AWS tells late what continues the agreement, and a file that comes late lets the hour be worked out again.
+    # AWS tells late what continues the agreement; or a file that comes late lets the hour be worked out again, too.
     world._pending_facts = told
     world.clock.advance(4 * MINUTE)
-    world.use(1, ago=HOUR, life=successor)
+    if file_comes:
+        world.use(1, ago=HOUR, life=successor)
     world.go(HOUR)
-    assert sum(quantity for _, quantity in world.billed()) == 2
+    assert sum(quantity for _, quantity in world.billed()) == 1 + file_comes
     world.go(23 * HOUR)
     world.go(23 * HOUR)
     world.go(5 * HOUR)

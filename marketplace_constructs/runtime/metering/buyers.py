@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
@@ -62,6 +63,21 @@ class Register:
     buyers: Mapping[str, Buyer]
     lives: tuple[Life, ...]
     nameless: tuple[str, ...] = ()
+
+    def covers(self, agreement: str, hour: datetime) -> bool:
+        """Whether each line of an hour that names an agreement is somebody's usage."""
+        covered = hour
+        for life in sorted(self._by_name.get(agreement, ()), key=lambda life: life.starts_at):
+            if life.starts_at <= covered:
+                covered = max(covered, life.ends_at)
+        return covered >= hour + _HOUR
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Sequence[Life]]:
+        found: dict[str, list[Life]] = {}
+        for life in self.lives:
+            found.setdefault(life.agreement, []).append(life)
+        return found
 
     def ended(self, *, since: datetime) -> dict[str, Buyer]:
         """The agreements that ended, at some time or later."""

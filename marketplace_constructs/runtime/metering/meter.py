@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from marketplace_constructs.domain.agreements import Fact
 from marketplace_constructs.domain.metering import (
+    CALL,
     EVENT,
     ClosedHour,
     LedgerState,
@@ -260,7 +261,7 @@ class Meter:
                 logger.error("hour held: lines match no route of any plan", extra={"hour": hour.isoformat()})
                 return False
             postponed = list[datetime]()
-            for late in sorted((found[0].also | state.again) & state.closed.keys()):
+            for late in sorted((found[0].also | state.again | _told_late(state, who)) & state.closed.keys()):
                 if self._has_time():
                     found.append(self._read(late, who, now))
                 else:
@@ -502,6 +503,17 @@ def _joined(found: Sequence[HourUsage]) -> dict[Series, dict[datetime, Usage]]:
 def _with_quarantine(closed: ClosedHour, state: LedgerState) -> ClosedHour:
     """An hour that is worked out again keeps what was counted as unreadable when its files came."""
     return replace(closed, quarantined=state.closed[closed.hour].quarantined)
+
+
+def _told_late(state: LedgerState, who: Register) -> set[datetime]:
+    """Closed hours with calls outside their agreement that are none any more: what continues it was told after that."""
+    outside = f"{CALL}{LineState.OUTSIDE}"
+    return {
+        hour
+        for hour, closed in state.closed.items()
+        for series in closed.unjudged or ()
+        if series.dimension == outside and who.covers(series.agreement, hour)
+    }
 
 
 def is_resting(attempts: Sequence[Attempt], now: datetime) -> bool:
