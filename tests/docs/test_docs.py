@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from seeded_bugs import BUGS
 
 from marketplace_constructs.cli import run
 from marketplace_constructs.policy.documents import (
@@ -100,6 +101,13 @@ def test_every_metric_and_alarm_name_in_the_docs_is_emitted() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     for name in re.findall(r"`((?:ProductCodeD|AgreementNeeds|Unknown|Malformed|Buyers|Orphaned)[A-Za-z]+)`", text):
         assert f'"{name}"' in sources(), name
+
+
+def test_the_seeded_bugs_in_the_docs_are_those_that_there_are() -> None:
+    page = (ROOT / "docs/metering-faults.md").read_text()
+    rates = {name: int(caught) for name, caught in re.findall(r"^\| `([a-z-]+)` \|.*\| (\d+) \|$", page, re.MULTILINE)}
+    assert list(rates) == list(BUGS)
+    assert min(rates.values()) > 0
 
 
 def documents(page: str) -> list[str]:
