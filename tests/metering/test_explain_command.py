@@ -338,6 +338,10 @@ def test_calls_that_no_table_judges_are_shown_traced_and_replayed(
         assert (found["usage"], found["from_lines"], found["unbilled"], found["wrong"]) == (calls, calls, "0", [])
         assert (found["lost"], found["unjudged"]) == ((calls, "0") if is_lost else ("0", calls))
         assert found["losses"] == ([{"reason": reason, "quantity": calls}] if is_lost else [])
+    # They are no usage of another dimension.
+    billed = copy.json("explain", named, "calls", TEN)
+    assert (billed["usage"], billed["from_lines"], billed["wrong"]) == ("2", "2", [])
+    assert ("unmatched", 1, "0") in [(one["state"], one["lines"], one["quantity"]) for one in billed["charges"]]
     assert "not billed: 1 line, GET /v1/nouns, outside" in person
     assert ("lost (outside-agreement)" if is_lost else "not lost yet") in person
     assert copy.json("replay")["differences"] == []

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from marketplace_constructs.domain.metering import CALL, Loss, Record, Series, Settlement
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
-from marketplace_constructs.queries.access_log import REFUSED_BY_GATEWAY
 from marketplace_constructs.queries.usage import LINES, quantity_of, usage_query
 from marketplace_constructs.queries.usage_events import event_meters, event_quantity, event_usage_query
 from marketplace_constructs.runtime.metering.history import History, Sealing
@@ -109,17 +108,6 @@ class Witness:
 
     def lines(self, connection: DuckDBPyConnection, plan: str, table: PlanTable) -> None:
         """Look at the lines of a plan; ``DuckDbUsageLog`` calls it."""
-        if self._is_unjudged:
-            # Of all lines, those whose routes the plan's table does not know.
-            refused = ", ".join(_quoted(name) for name in sorted(REFUSED_BY_GATEWAY))
-            if table.channel == MARKETPLACE and self._series.dimension == f"{CALL}{LineState.UNMATCHED}":
-                self._keep_calls(
-                    connection,
-                    f"FROM lines AS l WHERE agreement = {_quoted(self._series.agreement)} "
-                    f"AND coalesce(error_type NOT IN ({refused}), true) AND NOT EXISTS "
-                    "(FROM routes AS r WHERE r.method = l.method AND r.path = l.path)",
-                )
-            return
         columns = ", ".join(LINES)
         connection.execute("CREATE SCHEMA IF NOT EXISTS explained")
         connection.execute(
@@ -133,6 +121,14 @@ class Witness:
             )
         finally:
             connection.execute("RESET search_path")
+        if self._is_unjudged:
+            if table.channel == MARKETPLACE:
+                self._keep_calls(
+                    connection,
+                    "FROM explained.lines JOIN explained.judged USING (line) "
+                    f"WHERE state = {_quoted(self._series.dimension.removeprefix(CALL))}",
+                )
+            return
         self._keep(
             connection,
             "SELECT l.request_time_ms AS time_ms, l.extended_request_id AS id, l.status, j.base_sum AS value, "
@@ -374,9 +370,9 @@ def _counted(statement: Sequence[Any], value: Any, fraction: Any) -> Counted:
     plan, is_sold, state, policy, sid, method, path, metric, round_up, multiply, base_units = statement
     is_billed = bool(is_sold) and state == LineState.BILLABLE
     weight, quantity = Decimal(multiply or 1), Fraction(0)
-    if is_billed and metric == EVENT:
+    if is_sold and metric == EVENT:
         quantity = event_quantity(int(value), int(fraction), multiply=weight)
-    elif is_billed or state in {LineState.UNMATCHED, LineState.OUTSIDE}:
+    elif is_sold and metric:
         quantity = quantity_of(int(value), multiply=weight, base_units=int(base_units))
     return Counted(
         plan=plan,
