@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from marketplace_constructs.domain.metering import CALL, Manifest, Outcome, Record, hour_of
+from marketplace_constructs.domain.metering import CALL, EVENT, Manifest, Outcome, Record, hour_of
 from marketplace_constructs.domain.plan_table import LineState
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _DIGITS: Final = 12
 """Behind the point, where an exact quantity has no end."""
 _SHOWN: Final = 50
 """Records and differences that are listed; JSON has all."""
-UNJUDGED: Final = "unjudged"
+_UNJUDGED: Final = "unjudged"
 """What became of what no table judges, while its hour may still be worked out again."""
 
 
@@ -52,7 +52,7 @@ def usage_rows(history: History, agreement: str | None, month: str | None) -> li
             sums[loss.series.agreement, loss.series.dimension, f"{Outcome.LOST} ({loss.reason})"] += loss.quantity
     for hour in history.closed:
         for series, quantity in history.unjudged(hour).items() if is_of(hour, month) else ():
-            sums[series.agreement, series.dimension, UNJUDGED] += quantity
+            sums[series.agreement, series.dimension, _UNJUDGED] += quantity
     return [
         {"agreement": a, "dimension": d, "what": what, "quantity": str(quantity)}
         for (a, d, what), quantity in sorted(sums.items())
@@ -277,7 +277,7 @@ def print_compared(found: Mapping[str, Any]) -> None:
 
 
 def _why_different(replayed: Replayed, difference: Difference) -> str:
-    if difference.series and difference.series.dimension.startswith(CALL):
+    if difference.series and difference.series.dimension.startswith((CALL, EVENT)):
         return "judged otherwise now: lines or facts that came late, or changed"
     if difference.log < difference.ledger:
         return "billed, and not in the log any more"

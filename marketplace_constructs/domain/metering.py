@@ -8,7 +8,8 @@ For each agreement and dimension, at any time and exactly::
 
     usage of the hours taken in = records (accepted, open, in doubt, lost) + remainder + losses
 
-Calls that no table judges have no dimension; they are a loss once their hour is worked out no more (``given_up``).
+Calls and usage events that no table judges have no dimension; they are a loss once their hour is worked out no more
+(``given_up``).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from copies import Copy
-from simulation import SEATS
+from simulation import SEATS, Troubles
 from test_meter import HOUR, MINUTE, START, Calm
 
 from marketplace_constructs.domain.metering import ClosedHour, LossReason, Outcome, Series, Usage, hour_of
@@ -348,4 +348,27 @@ def test_calls_that_no_table_judges_are_shown_traced_and_replayed(
     (copy.directory / "log" / "2026/11/20/10" / "strange").unlink()
     differences = copy.json("replay")["differences"]
     assert [(one["log"], one["ledger"]) for one in differences if one["dimension"] == "call:outside"] == [("0", "2")]
+    assert "judged otherwise now" in copy.run("replay").stdout
+
+
+def test_usage_events_that_no_plan_judges_are_shown_and_replayed(tmp_path: Path) -> None:
+    world = Calm()
+    world.troubles = Troubles(planless=1)
+    world.subscribe(world.market.add_buyer())
+    world.troubles = Troubles()
+    planless, told_at = world.lives[1], world.clock.now() + 4 * MINUTE
+    world.go(4 * MINUTE)
+    event = world._event(planless.id, told_at, life=planless)
+    world._pending_events.append((told_at, START, event + b"\n"))
+    world.use(1)
+    world.go(71 * MINUTE)
+    copy = Copy(world, tmp_path)
+    (one,) = [one for one in copy.json("show")["usage"] if one["agreement"] == planless.id]
+    assert one["dimension"].startswith("event:")
+    assert one["what"] == "unjudged"
+    assert copy.json("replay")["differences"] == []
+    for file in (copy.directory / "events" / "2026/11/20/10").iterdir():
+        file.unlink()
+    (difference,) = copy.json("replay")["differences"]
+    assert (difference["dimension"], difference["log"]) == (one["dimension"], "0")
     assert "judged otherwise now" in copy.run("replay").stdout
