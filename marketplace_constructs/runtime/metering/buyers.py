@@ -50,6 +50,14 @@ class Life:
     plan: str = ""
 
 
+def by_agreement(lives: Iterable[Life]) -> Mapping[str, Sequence[Life]]:
+    """Lives by the agreement that a line names."""
+    found: dict[str, list[Life]] = {}
+    for life in lives:
+        found.setdefault(life.agreement, []).append(life)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Register:
     """Everybody who is or was metered.
@@ -67,17 +75,14 @@ class Register:
     def covers(self, agreement: str, hour: datetime) -> bool:
         """Whether each line of an hour that names an agreement is somebody's usage."""
         covered = hour
-        for life in sorted(self._by_name.get(agreement, ()), key=lambda life: life.starts_at):
+        for life in sorted(self._by_agreement.get(agreement, ()), key=lambda life: life.starts_at):
             if life.starts_at <= covered:
                 covered = max(covered, life.ends_at)
         return covered >= hour + _HOUR
 
     @cached_property
-    def _by_name(self) -> Mapping[str, Sequence[Life]]:
-        found: dict[str, list[Life]] = {}
-        for life in self.lives:
-            found.setdefault(life.agreement, []).append(life)
-        return found
+    def _by_agreement(self) -> Mapping[str, Sequence[Life]]:
+        return by_agreement(self.lives)
 
     def ended(self, *, since: datetime) -> dict[str, Buyer]:
         """The agreements that ended, at some time or later."""

@@ -266,19 +266,19 @@ class Meter:
                     found.append(self._read(late, who, now))
                 else:
                     postponed.append(late)
-            sealed = Sealed(records=(), losses=(), waiting={}, excess={})
-            if not self._options.product.is_native:
-                sealed = self._seal(state, _joined(found), who, closed=[hour], now=now)
-            # What waits for a slot must be worked out again, whichever of these hours it is of.
-            waiting = {one.closed.hour for one in found if sealed.waiting.keys() & one.usage.keys()}
             closed = tuple(
                 one.closed if one.closed.hour == hour else _with_quarantine(one.closed, state) for one in found
             )
             if self._options.product.is_native:
-                # API Gateway reports them itself.
+                # API Gateway reports all of it itself.
                 closed = tuple(replace(one, unjudged=None) for one in closed)
-            lost_calls = given_up(state, closed, billed_from=self._billed_from)
-            sealed = replace(sealed, losses=sealed.losses + lost_calls)
+                sealed = Sealed(records=(), losses=(), waiting={}, excess={})
+            else:
+                sealed = self._seal(state, _joined(found), who, closed=[hour], now=now)
+                given = given_up(state, closed, billed_from=self._billed_from)
+                sealed = replace(sealed, losses=sealed.losses + given)
+            # What waits for a slot must be worked out again, whichever of these hours it is of.
+            waiting = {one.closed.hour for one in found if sealed.waiting.keys() & one.usage.keys()}
             manifest = self._next(
                 state,
                 now,

@@ -36,7 +36,7 @@ from marketplace_constructs.queries.usage import (
     route_rows,
     usage_query,
 )
-from marketplace_constructs.runtime.metering.buyers import FOREVER, Life
+from marketplace_constructs.runtime.metering.buyers import FOREVER, Life, by_agreement
 from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles, names_damaged
 from marketplace_constructs.runtime.plan_tables import PlanTables
 from marketplace_constructs.runtime.plan_versions import PlanVersions
@@ -251,12 +251,9 @@ class MemoryUsageLog:
                     lines[identity] = min(known, line, key=_order)
             if has_unreadable and file.name in new:
                 quarantined += _quarantine(self._files, file.name, _lines(self._content(file.name)))
-        by_agreement: dict[str, list[Life]] = {}
-        for life in lives:
-            by_agreement.setdefault(life.agreement, []).append(life)
-        sums = _Sums()
+        sums, of_agreement = _Sums(), by_agreement(lives)
         for line in lines.values():
-            _judge(line, by_agreement, tables, sums)
+            _judge(line, of_agreement, tables, sums)
         closed = sums.closed(hour, quarantined)
         return HourUsage(closed=closed, usage=sums.usage(), also=frozenset(also - {hour}))
 

@@ -37,7 +37,7 @@ from marketplace_constructs.queries.usage_events import (
     meter_rows,
     read_event,
 )
-from marketplace_constructs.runtime.metering.buyers import Life
+from marketplace_constructs.runtime.metering.buyers import Life, by_agreement
 from marketplace_constructs.runtime.metering.log_files import LogFile, LogFiles, names_damaged
 from marketplace_constructs.runtime.metering.totals import (
     ARRIVES_WITHIN,
@@ -211,13 +211,10 @@ class MemoryUsageEvents:
                     first.setdefault(event[:2], event)
             if arrival.is_new:
                 quarantined += put_aside(self._files, arrival.file.name, unreadable)
-        begin, judged = ms_of(hour), _Judged(tables)
-        by_agreement: dict[str, list[Life]] = {}
-        for life in lives:
-            by_agreement.setdefault(life.agreement, []).append(life)
+        begin, judged, of_agreement = ms_of(hour), _Judged(tables), by_agreement(lives)
         for event in first.values():
             if begin <= event.time_ms < begin + _HOUR_MS:
-                judged.judge(event, by_agreement.get(event.agreement, ()))
+                judged.judge(event, of_agreement.get(event.agreement, ()))
         return judged.found(hour, also, quarantined)
 
     def _parse(self, name: str) -> list[tuple[bytes, Event | None]]:
