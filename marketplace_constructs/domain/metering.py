@@ -34,6 +34,10 @@ KEPT: Final = timedelta(hours=48)
 """How long before the last closed hour a ledger's state goes back: no hour before is ever worked out again."""
 EVENT: Final = "event:"
 """With an event's name, what stands instead of a dimension where its agreement has no plan that says what it counts."""
+EVENT_OUTSIDE: Final = f"/{LineState.OUTSIDE}"
+"""Behind that, where the event is of no agreement that lived then; no event's name has a slash."""
+NOBODY: Final = "-"
+"""What stands instead of an agreement for events that name none, and too many else or what may be a person."""
 CALL: Final = "call:"
 """With the state of a call that was served and no table judges, what stands instead of a dimension; no key of one has a
 colon."""
@@ -65,7 +69,8 @@ class LossReason(StrEnum):
     NO_ROUTE = "no-route"
     """Calls on a route that no table of their plan knew, or under a plan that nobody recorded."""
     OUTSIDE_AGREEMENT = "outside-agreement"
-    """Calls that came before their agreement began or after it was over, or whose licence AWS did not tell."""
+    """Calls and usage events from before their agreement began or after it was over, or of one whose licence AWS did
+    not tell; and usage events of one that nobody knows."""
     BETWEEN_METERS = "between-meters"
     """It was used after API Gateway's own meter was switched off, and before this one could bill."""
     RELEASED = "released"
@@ -227,7 +232,8 @@ class ClosedHour:
         lines: Distinct lines by their state.
         quarantined: Lines that cannot be read; they count nothing until they are mended.
         unjudged: What was served to a named agreement and no table judges: calls, whatever the answer was, and usage
-            events of an agreement without a plan, as they were told. It is lost once the hour is worked out no more.
+            events without a plan or outside their agreement, as they were told. It is lost once the hour is worked out
+            no more.
             None where a version closed it that did not tell.
     """
 
@@ -382,6 +388,16 @@ UNJUDGED: Final = MappingProxyType(
 """What stands instead of a dimension for calls that no table judges, and why they are lost in the end."""
 
 
+def is_outside(series: Series) -> bool:
+    """Whether it stands for calls or usage events of no agreement that lived then."""
+    return _why_unjudged(series) is LossReason.OUTSIDE_AGREEMENT
+
+
+def _why_unjudged(series: Series) -> LossReason:
+    is_event_outside = series.dimension.startswith(EVENT) and series.dimension.endswith(EVENT_OUTSIDE)
+    return LossReason.OUTSIDE_AGREEMENT if is_event_outside else UNJUDGED.get(series.dimension, LossReason.NO_PLAN)
+
+
 def given_up(
     state: LedgerState, closed: Iterable[ClosedHour], *, billed_from: datetime | None = None
 ) -> tuple[Loss, ...]:
@@ -402,9 +418,7 @@ def given_up(
             hour=hour,
             quantity=quantity,
             reason=(
-                LossReason.BETWEEN_METERS
-                if billed_from is not None and hour < billed_from
-                else UNJUDGED.get(series.dimension, LossReason.NO_PLAN)
+                LossReason.BETWEEN_METERS if billed_from is not None and hour < billed_from else _why_unjudged(series)
             ),
         )
         for hour, one in sorted(hours.items())

@@ -153,7 +153,8 @@ def event_usage_query(by: Sequence[str] = ()) -> str:
         by: Names out of EVENTS by which usage is told apart besides.
 
     Returns:
-        A query with the columns ``by``; ``agreement``, whose usage it is; ``state``; ``meter``, the number of one; how
+        A query with the columns ``by``; ``agreement``, whose usage it is, or which the event names where it is
+        nobody's; ``state``; ``meter``, the number of one; how
         many events; the milliseconds of the first; the sums of ``whole`` and ``fraction``. A state is ``billable``, or
         one without a meter: ``unmetered`` (no Meter of the plan counts the event), ``unplanned`` (its agreement has no
         plan then, or one without a table), ``outside`` (its agreement had not begun, or was over), ``unattributed``
@@ -165,7 +166,7 @@ def event_usage_query(by: Sequence[str] = ()) -> str:
     names = "".join(f"by_{name} AS {name}, " for name in by)
     return f"""
 WITH placed AS (
-  SELECT {of_events}e.time_ms, e.event, e.whole, e.fraction, v.owner, k.named, p.plan,
+  SELECT {of_events}e.time_ms, e.event, e.agreement, e.whole, e.fraction, v.owner, k.named, p.plan,
     CASE WHEN e.fraction > 0 THEN e.whole + 1 ELSE e.whole END AS rounded
   FROM ({first_events("events")}) AS e
   LEFT JOIN lives AS v ON v.named = e.agreement AND e.time_ms >= v.life_from AND e.time_ms < v.life_to
@@ -173,7 +174,7 @@ WITH placed AS (
   LEFT JOIN plans AS p ON p.plan = v.plan
   WHERE e.time_ms >= ? AND e.time_ms < ?
 ), judged AS (
-  SELECT {of_placed}p.owner AS agreement, p.time_ms, m.meter,
+  SELECT {of_placed}COALESCE(p.owner, p.agreement) AS agreement, p.time_ms, m.meter,
     CASE
       WHEN p.owner IS NULL AND p.named IS NULL THEN 'unattributed'
       WHEN p.owner IS NULL THEN 'outside'

@@ -351,7 +351,22 @@ def waiting_usage_forgotten(stack: ExitStack) -> None:
 
 @_bug
 def usage_without_a_plan_forgotten(stack: ExitStack) -> None:
-    stack.enter_context(patch.object(usage_events._Judged, "count_unplanned", lambda *_, **__: None))
+    _events_left(stack, lambda state: state == totals.UNPLANNED)
+
+
+@_bug
+def usage_outside_an_agreement_forgotten(stack: ExitStack) -> None:
+    _events_left(stack, lambda state: state != totals.UNPLANNED)
+
+
+def _events_left(stack: ExitStack, is_forgotten: Callable[[str], bool]) -> None:
+    original = usage_events._Judged.leave
+
+    def leave(self: Any, agreement: str, state: str, *given: Any, **counted: Any) -> None:
+        if not is_forgotten(state):
+            original(self, agreement, state, *given, **counted)
+
+    stack.enter_context(patch.object(usage_events._Judged, "leave", leave))
 
 
 @_bug

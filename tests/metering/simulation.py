@@ -665,6 +665,10 @@ class World:
                 lines.append(self._event(self._named(life, at), at, life=life))
             elif life.ends_at == since and life.is_over and rng.random() < 0.5:
                 lines.append(self._event(life.id, since))
+            elif life.starts_at >= since and life.named == life.id and rng.random() < 0.3:
+                # A backend's clock may be slow. Before the first hour of the ledger nothing counts.
+                early = life.starts_at - rng.choice([1, 200]) * MINUTE
+                lines.append(self._event(life.id, max(early, hour_of(self.start) - HOUR)))
         if rng.random() < self.troubles.garbage:
             lines.append(self._event("agmt-unknown", until))
         if rng.random() < self.troubles.garbage:
@@ -680,9 +684,13 @@ class World:
         name, source = rng.choice([STORED, STORED, SEATS]), rng.choice(["/disks", "/desks"])
         value = Decimal(rng.choice([1, 7, rng.randint(0, 10**6)])).scaleb(-rng.randint(0, 5))
         self._told[source] += 1
-        if life is not None and not life.has_plan:
+        if wrong:
+            pass
+        elif life is None:
+            self._count(named, f"event:{name}/outside", hour_of(at), Fraction(value))
+        elif not life.has_plan:
             self._count(life.id, f"event:{name}", hour_of(at), Fraction(value))
-        elif life is not None:
+        else:
             dimension, quantity = self.terms_at(hour_of(at), life.plan_at(at)).event(name, value)
             self._count(life.id, dimension, hour_of(at), quantity)
         detail = {

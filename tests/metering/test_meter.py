@@ -65,6 +65,15 @@ class Calm(World):
         if delivered:
             self._deliver()
 
+    def store(self, agreement: str, at: datetime, event: str, *, value: str) -> None:
+        """A usage event of something that is stored, on its way."""
+        told = {
+            "specversion": "1.0", "id": event, "source": "/disks", "type": STORED, "subject": agreement,
+            "time": at.isoformat(), "data": {"value": value},
+        }  # fmt: skip
+        now = self.clock.now()
+        self._pending_events.append((now, hour_of(now), json.dumps({"detail": told}).encode() + b"\n"))
+
     def go(self, by: timedelta) -> None:
         """Let time pass, then meter."""
         self.clock.advance(by)
@@ -336,12 +345,7 @@ def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
 @pytest.mark.parametrize("plan_comes", ["in time", "at the last", "never"])
 def test_an_event_of_an_agreement_without_a_plan_holds_nobodys_hour(world: Calm, plan_comes: str) -> None:
     def tell(event: str) -> None:
-        told = {
-            "specversion": "1.0", "id": event, "source": "/disks", "type": STORED, "subject": planless.id,
-            "time": at.isoformat(), "data": {"value": "3"},
-        }  # fmt: skip
-        line = json.dumps({"detail": told}).encode() + b"\n"
-        world._pending_events.append((world.clock.now(), hour_of(world.clock.now()), line))
+        world.store(planless.id, at, event, value="3")
         world._count(planless.id, f"event:{STORED}" if plan_comes == "never" else "data", START, Fraction(3))
 
     world.troubles = Troubles(planless=1)
@@ -435,6 +439,47 @@ def test_a_call_before_the_agreement_is_a_loss_that_wakes_nobody(world: Calm) ->
         world.go(20 * HOUR)
     assert [loss.reason for manifest in manifests(world) for loss in manifest.losses] == [LossReason.OUTSIDE_AGREEMENT]
     assert not world.counted["UsageLost"]
+
+
+def test_an_event_outside_its_agreement_is_a_loss_that_wakes_nobody(world: Calm) -> None:
+    world.cancel(world.life)
+    world.clock.advance(MINUTE)
+    named = [world.life.id, "agmt-unknown"]
+    for agreement in named:
+        world.store(agreement, world.clock.now(), "of " + agreement, value="2.5")
+        world._count(agreement, f"event:{STORED}/outside", START, Fraction(5, 2))
+    world._deliver()
+    world.go(71 * MINUTE)
+    assert world.counted["LinesUnattributed"] == world.counted["LinesOutsideAgreement"] == 1
+    for _ in range(4):
+        world.go(20 * HOUR)
+    losses = [loss for manifest in manifests(world) for loss in manifest.losses]
+    assert {(loss.series, loss.reason, loss.quantity) for loss in losses} == {
+        (Series(agreement=agreement, dimension=f"event:{STORED}/outside"), LossReason.OUTSIDE_AGREEMENT, Fraction(5, 2))
+        for agreement in named
+    }
+    assert not world.counted["UsageLost"]
+
+
+def test_an_event_of_an_agreement_that_aws_tells_late_is_billed_and_not_lost(world: Calm) -> None:
+    world.subscribe(world.market.add_buyer())
+    coming, told_late = world.lives[1], [one for one in world._pending_facts if one[1].agreement_id != world.life.id]
+    world._pending_facts = []
+    world.clock.advance(HOUR)
+    at = world.clock.now()
+    world.store(coming.id, at, "1", value="3")
+    world._deliver()
+    world._count(coming.id, "data", hour_of(at), Fraction(3))
+    world.go(71 * MINUTE)
+    (closed,) = [one for manifest in manifests(world) for one in manifest.closed if one.unjudged]
+    assert closed.unjudged == {Series(agreement=coming.id, dimension=f"event:{STORED}/outside"): 3}
+    assert not any(manifest.again for manifest in manifests(world))
+    world._pending_facts = told_late
+    world.go(HOUR)
+    assert world.billed("data") == [(11, 3)]
+    for _ in range(3):
+        world.go(20 * HOUR)
+    assert not any(manifest.losses for manifest in manifests(world))
 
 
 def test_where_sending_is_denied_each_run_asks_once_and_the_hours_wait_sealed(world: Calm) -> None:

@@ -302,6 +302,46 @@ def test_an_event_counts_for_whoever_its_agreement_is_at_its_time(log: UsageLog,
     assert found.usage[STORED].quantity == 2
     assert found.usage[replace(STORED, agreement="agmt-2")].quantity == 1
     assert found.closed.lines == {"stored billable": 3, "outside": 1, "unattributed": 1}
+    assert found.closed.unjudged == {
+        Series(agreement=named, dimension="event:storage/outside"): 1 for named in ("agmt-1", "agmt-9")
+    }
+
+
+def test_what_is_outside_its_agreement_stands_as_it_was_told_unless_its_plan_is_never_billed(
+    log: UsageLog, files: MemoryLogFiles
+) -> None:
+    before = {"starts_at": AT - HOUR, "ends_at": AT}
+    lives = [
+        Life(agreement="agmt-1", owner="agmt-1", plan="retail@1", **before),
+        Life(agreement="agmt-2", owner="agmt-2", plan="house@1", **before),
+        Life(agreement="agmt-3", owner="agmt-3", plan="gone@1", **before),
+        Life(agreement="agmt-4", owner="agmt-4", plan="house@1", **before),
+        Life(agreement="agmt-4", owner="agmt-5", plan="retail@1", starts_at=AT + HOUR, ends_at=FOREVER),
+    ]
+    add(files, text(*(event(f"of {n}", value="2.5", subject=f"agmt-{n}") for n in range(1, 6))))
+    add(files, text(event("more", value="0.5"), event("nothing", value="0"), event("seats", name="seats", value="3")))
+    tables = {"retail@1": table(), "house@1": table("house@1", channel="Internal")}
+    found = read(log, lives=lives, tables=tables)
+    assert not found.usage
+    assert found.closed.lines == {"outside": 7, "unattributed": 1}
+    # A value is not rounded up, since no plan says so.
+    assert found.closed.unjudged == {
+        Series(agreement="agmt-1", dimension="event:storage/outside"): 3,
+        Series(agreement="agmt-1", dimension="event:seats/outside"): 3,
+        **{Series(agreement=f"agmt-{n}", dimension="event:storage/outside"): Fraction(5, 2) for n in (3, 4, 5)},
+    }
+
+
+def test_of_subjects_that_nobody_knows_only_some_are_named(log: UsageLog, files: MemoryLogFiles) -> None:
+    subjects = [f"agmt-{number:03}" for number in range(102)]
+    people = ["jane@example.com", "Jane Doe", "-", "a" * 129]
+    add(files, text(*(event(subject, subject=subject) for subject in [*reversed(subjects), *people])))
+    found = read(log)
+    assert found.closed.lines == {"unattributed": 106}
+    assert {series.agreement: quantity for series, quantity in (found.closed.unjudged or {}).items()} == {
+        **dict.fromkeys(subjects[:100], 1),
+        "-": 6,
+    }
 
 
 def test_an_event_is_judged_by_the_plan_of_its_time(log: UsageLog, files: MemoryLogFiles) -> None:

@@ -18,7 +18,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from marketplace_constructs.domain.agreements import Fact
 from marketplace_constructs.domain.metering import (
-    CALL,
     EVENT,
     ClosedHour,
     LedgerState,
@@ -34,6 +33,7 @@ from marketplace_constructs.domain.metering import (
     Usage,
     given_up,
     hour_of,
+    is_outside,
     outcome,
     seal,
 )
@@ -70,7 +70,8 @@ _HOUR: Final = timedelta(hours=1)
 _PROMPT: Final = timedelta(minutes=15)
 """How long after an end its usage is flushed at each run; then again in the final flush. Longer than lines take."""
 _EXPECTED: Final = frozenset({LossReason.REMAINDER, LossReason.OUTSIDE_AGREEMENT})
-"""Losses that wake nobody: an end leaves a fraction behind, and the gate serves a few calls after it."""
+"""Losses that wake nobody: an end leaves a fraction behind, and the gate serves a few calls after it. Usage events of
+agreements that nobody knows have woken somebody when they came."""
 _HELD_UNTIL: Final = timedelta(hours=4)
 """An hour with lines that match no route is closed all the same so long before AWS takes its usage no more."""
 SENDS_FOR: Final = RUNS_EVERY - timedelta(seconds=20)
@@ -303,7 +304,9 @@ class Meter:
             one.closed.hour
             for one in found
             if now < self._held_until(one.closed.hour)
-            and any(series.dimension.startswith(EVENT) for series in one.closed.unjudged or ())
+            and any(
+                series.dimension.startswith(EVENT) and not is_outside(series) for series in one.closed.unjudged or ()
+            )
         }
 
     def _flush_ended(self, first: datetime) -> None:
@@ -506,13 +509,12 @@ def _with_quarantine(closed: ClosedHour, state: LedgerState) -> ClosedHour:
 
 
 def _told_late(state: LedgerState, who: Register) -> set[datetime]:
-    """Closed hours with calls outside their agreement that are none any more: what continues it was told after that."""
-    outside = f"{CALL}{LineState.OUTSIDE}"
+    """Closed hours with usage outside its agreement that is so no more: AWS told of somebody's life after that."""
     return {
         hour
         for hour, closed in state.closed.items()
         for series in closed.unjudged or ()
-        if series.dimension == outside and who.covers(series.agreement, hour)
+        if is_outside(series) and who.covers(series.agreement, hour)
     }
 
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -19,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from marketplace_constructs.domain.metering import EVENT, ClosedHour, Series, Usage, hour_of
+from marketplace_constructs.domain.metering import EVENT, EVENT_OUTSIDE, NOBODY, ClosedHour, Series, Usage, hour_of
 from marketplace_constructs.domain.plan_table import EventMeter, LineState, PlanTable
 from marketplace_constructs.engine.database import columns_of, load, opened_database
 from marketplace_constructs.engine.parts import blocks, lines_of
@@ -63,6 +64,11 @@ _STANDS_AFTER: Final = timedelta(minutes=2)
 """When a file's place in the order of arrival is final, since whatever is listed later has a later time."""
 _FETCHES: Final = 8
 """Files that are fetched at once: an hour may have more than a thousand, and each costs a round trip."""
+_UNJUDGED: Final = frozenset({UNPLANNED, LineState.OUTSIDE.value, LineState.UNATTRIBUTED.value})
+_NAMED: Final = 100
+"""Agreements that nobody knows, and that an hour of the ledger names: a backend may name whom it likes."""
+_AGREEMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9/_.:-]{0,127}")
+"""What may be an agreement; no address of a person."""
 _LINE_BITS: Final = 32
 _HOUR: Final = timedelta(hours=1)
 _HOUR_MS: Final = 3_600_000
@@ -211,10 +217,10 @@ class MemoryUsageEvents:
                     first.setdefault(event[:2], event)
             if arrival.is_new:
                 quarantined += put_aside(self._files, arrival.file.name, unreadable)
-        begin, judged, of_agreement = ms_of(hour), _Judged(tables), by_agreement(lives)
+        begin, judged = ms_of(hour), _Judged(tables, lives)
         for event in first.values():
             if begin <= event.time_ms < begin + _HOUR_MS:
-                judged.judge(event, of_agreement.get(event.agreement, ()))
+                judged.judge(event)
         return judged.found(hour, also, quarantined)
 
     def _parse(self, name: str) -> list[tuple[bytes, Event | None]]:
@@ -228,22 +234,22 @@ class MemoryUsageEvents:
 class _Judged:
     """What events come to, as they add up."""
 
-    def __init__(self, tables: Mapping[str, PlanTable]) -> None:
+    def __init__(self, tables: Mapping[str, PlanTable], lives: Sequence[Life]) -> None:
         self._tables = tables
+        self._lives = by_agreement(lives)
         self.lines = Counter[str]()
         self._usage: dict[Series, Usage] = {}
         self._unjudged: dict[Series, Fraction] = {}
 
-    def judge(self, event: Event, lives: Sequence[Life]) -> None:
+    def judge(self, event: Event) -> None:
         """Take one event in, as the SQL text would."""
+        lives = self._lives.get(event.agreement, ())
         life = life_at(lives, event.time_ms)
-        if life is None:
-            self.lines[(LineState.OUTSIDE if lives else LineState.UNATTRIBUTED).value] += 1
-            return
-        table = self._tables.get(life.plan)
-        if table is None:
+        table = self._tables.get(life.plan) if life else None
+        if life is None or table is None:
+            state = UNPLANNED if life else LineState.OUTSIDE if lives else LineState.UNATTRIBUTED
             quantity = event_quantity(event.whole, event.fraction, multiply=Decimal(1))
-            self.count_unplanned(life.owner, event.event, quantity, events=1)
+            self.leave(life.owner if life else event.agreement, state, event.event, quantity, events=1)
             return
         meters = [meter for meter in table.events if meter.event == event.event]
         for meter in meters:
@@ -263,12 +269,29 @@ class _Judged:
         if self._tables[plan].channel == MARKETPLACE:
             self._use(Series(agreement=owner, dimension=meter.dimension), meter.event, quantity, first_ms)
 
-    def count_unplanned(self, owner: str, event: str, quantity: Fraction, *, events: int) -> None:
-        """Take in what nobody knows how to count, as it was told."""
-        self.lines[UNPLANNED] += events
-        if quantity:
-            series = Series(agreement=owner, dimension=f"{EVENT}{event}")
+    def leave(self, agreement: str, state: str, event: str, quantity: Fraction, *, events: int) -> None:
+        """Note what no table judges, as it was told, unless its plan's usage is never billed."""
+        self.lines[state] += events
+        is_unplanned = state == UNPLANNED
+        if quantity and (is_unplanned or self._may_be_billed(agreement)):
+            dimension = f"{EVENT}{event}" if is_unplanned else f"{EVENT}{event}{EVENT_OUTSIDE}"
+            series = Series(agreement=agreement, dimension=dimension)
             self._unjudged[series] = self._unjudged.get(series, Fraction(0)) + quantity
+
+    def _may_be_billed(self, agreement: str) -> bool:
+        """Whether any plan that it ever had is billed, or is not known."""
+        tables = [self._tables.get(life.plan) for life in self._lives.get(agreement, ())]
+        return not tables or any(table is None or table.channel == MARKETPLACE for table in tables)
+
+    def _named(self) -> dict[Series, Fraction]:
+        """What no table judges, of those that nobody knows some by name and the rest together."""
+        unknown = {series.agreement for series in self._unjudged} - self._lives.keys()
+        named = set(sorted(filter(_AGREEMENT.fullmatch, unknown))[:_NAMED])
+        found: dict[Series, Fraction] = {}
+        for series, quantity in self._unjudged.items():
+            shown = series if series.agreement not in unknown - named else replace(series, agreement=NOBODY)
+            found[shown] = found.get(shown, Fraction(0)) + quantity
+        return found
 
     def _use(self, series: Series, event: str, quantity: Fraction, first_ms: int) -> None:
         if quantity:
@@ -278,7 +301,7 @@ class _Judged:
 
     def found(self, hour: datetime, also: Iterable[datetime], quarantined: int) -> HourUsage:
         """The hour."""
-        closed = ClosedHour(hour=hour, lines=dict(self.lines), quarantined=quarantined, unjudged=self._unjudged)
+        closed = ClosedHour(hour=hour, lines=dict(self.lines), quarantined=quarantined, unjudged=self._named())
         return HourUsage(closed=closed, usage=self._usage, also=frozenset(also) - {hour})
 
 
@@ -327,7 +350,7 @@ class DuckDbUsageEvents:
     ) -> HourUsage:
         """Everything that has arrived of an hour."""
         names, also, quarantined = _names(self._declared, tables), set[datetime](), 0
-        begin, judged, sought = ms_of(hour), _Judged(tables), set[int]()
+        begin, judged, sought = ms_of(hour), _Judged(tables, lives), set[int]()
         arrivals = list(enumerate(_arrivals(self._files, hour, now, since)))
         with tempfile.TemporaryDirectory(prefix="events-", dir=self._directory) as name:
             directory = Path(name)
@@ -402,9 +425,9 @@ class DuckDbUsageEvents:
             cursor = connection.execute(event_usage_query(("event",)), [begin_ms, end_ms])
             while rows := cursor.fetchmany(10_000):
                 for event, owner, state, number, events, first_ms, whole, fraction in rows:
-                    if state == UNPLANNED:
+                    if state in _UNJUDGED:
                         quantity = event_quantity(int(whole), int(fraction), multiply=Decimal(1))
-                        judged.count_unplanned(owner, event, quantity, events=events)
+                        judged.leave(owner, state, event, quantity, events=events)
                         continue
                     if number is None:
                         judged.lines[state] += events
