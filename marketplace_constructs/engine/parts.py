@@ -77,13 +77,15 @@ class _Parts:
 
     def next(self) -> Part | None:
         path, size, files = self._file(), len(self._rest), set[int]()
+        # Until the first is there, nothing can be read.
+        limit = PART_BYTES if self._count > 1 else PART_BYTES // 4
         with path.open("r+b") as part:
             part.write(self._rest)
             self._rest = b""
             for number, read, block in self._blocks:
                 self._read = read
                 files.add(number)
-                cut = bytes(block).rfind(b"\n") + 1 if size + len(block) >= PART_BYTES else 0
+                cut = bytes(block).rfind(b"\n") + 1 if size + len(block) >= limit else 0
                 part.write(block[:cut] if cut else block)
                 size += cut or len(block)
                 if cut:

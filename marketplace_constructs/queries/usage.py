@@ -229,14 +229,15 @@ def cell_rows(table: PlanTable) -> list[dict[str, object]]:
 
 def quantity_of(base_sum: int, *, multiply: Decimal, base_units: int) -> Fraction:
     """The exact quantity of a sum of base values, in units of the dimension."""
-    weight = _weight(multiply, base_units)
-    return Fraction(base_sum * weight.numerator, weight.denominator)
+    numerator, denominator = _weight(multiply, base_units)
+    # Python does not look for common divisors of a whole number.
+    return Fraction(base_sum * numerator) if denominator == 1 else Fraction(base_sum * numerator, denominator)
 
 
 @cache
-def _weight(multiply: Decimal, base_units: int) -> Fraction:
+def _weight(multiply: Decimal, base_units: int) -> tuple[int, int]:
     """Of one base unit. There are few; each would be reduced to its lowest terms anew for every agreement."""
-    return Fraction(multiply) / base_units
+    return (Fraction(multiply) / base_units).as_integer_ratio()
 
 
 def to_json_lines(rows: Iterable[Mapping[str, object]]) -> str:

@@ -154,11 +154,11 @@ class _Sums:
     def __init__(self) -> None:
         self.lines: Counter[str] = Counter()
         self.unjudged: Counter[Series] = Counter()
-        self._quantities: dict[Series, dict[str, Fraction]] = {}
+        self._quantities: dict[tuple[str, str], dict[str, Fraction]] = {}
         self.earliest: dict[str, int] = {}
 
     def add(self, agreement: str, dimension: str, path: str, quantity: Fraction) -> None:
-        by_path = self._quantities.setdefault(Series(agreement=agreement, dimension=dimension), {})
+        by_path = self._quantities.setdefault((agreement, dimension), {})
         tag = tag_value(path)
         by_path[tag] = by_path[tag] + quantity if tag in by_path else quantity
 
@@ -173,12 +173,12 @@ class _Sums:
 
     def usage(self) -> dict[Series, Usage]:
         return {
-            series: Usage(
+            Series(agreement=agreement, dimension=dimension): Usage(
                 quantity=reduce(add, by_path.values()),
-                earliest=_EPOCH + timedelta(milliseconds=self.earliest[series.agreement]),
+                earliest=_EPOCH + timedelta(milliseconds=self.earliest[agreement]),
                 by_path=by_path,
             )
-            for series, by_path in self._quantities.items()
+            for (agreement, dimension), by_path in self._quantities.items()
         }
 
 
@@ -549,14 +549,19 @@ class _Reading:
             self._enumerate("routes", column)
         # A text that the table does not know has no number.
         self._show_lines(plan, {name: f"try_cast({name} AS known_{name})" for name in ("method", "path")})
-        cursor = self._connection.execute(usage_query(("agreement", "path")), [plan.partition("@")[0]])
+        # DuckDB makes Python's whole numbers in a fraction of the time that its decimals take.
+        cursor = self._connection.execute(
+            "SELECT agreement, path, dimension, state, multiply, base_units, CAST(line_count AS BIGINT), "
+            f"CAST(base_sum AS HUGEINT) FROM ({usage_query(('agreement', 'path'))})",
+            [plan.partition("@")[0]],
+        )
         while rows := cursor.fetchmany(10_000):
-            for agreement, path, dimension, state, *_, multiply, base_units, line_count, base_sum in rows:
-                sums.lines[f"{dimension} {state}" if dimension else state] += int(line_count)
+            for agreement, path, dimension, state, multiply, base_units, line_count, base_sum in rows:
+                sums.lines[f"{dimension} {state}" if dimension else state] += line_count
                 if state == LineState.UNMATCHED:
-                    sums.leave(agreement, state, table, calls=int(line_count))
+                    sums.leave(agreement, state, table, calls=line_count)
                 if state == LineState.BILLABLE and table.channel == MARKETPLACE:
-                    quantity = quantity_of(int(base_sum), multiply=Decimal(multiply), base_units=base_units)
+                    quantity = quantity_of(base_sum, multiply=Decimal(multiply), base_units=base_units)
                     if quantity:
                         sums.add(agreement, dimension, path, quantity)
         if self._watch is not None:
