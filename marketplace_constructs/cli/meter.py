@@ -25,6 +25,8 @@ from marketplace_constructs.cli.group import common_options
 from marketplace_constructs.cli.metered import MeteredSale, Places
 from marketplace_constructs.domain.errors import MarketplaceConstructsError, Problem
 from marketplace_constructs.domain.metering import (
+    EVENT,
+    EVENT_OUTSIDE,
     UNJUDGED,
     LossReason,
     Manifest,
@@ -180,10 +182,12 @@ def explain(sale: MeteredSale, *, agreement: str, dimension: str, hour: datetime
     """Trace an hour's usage from its calls to what AWS was told.
 
     HOUR is when it begins, UTC, such as 2026-12-01T10:00Z. DIMENSION may also be
-    call:unmatched or call:outside: calls that no table judges. The hour is read
-    anew, by the query that bills. Shows which statement counts which calls on
-    which path, which records bill them, and what became of those. Exits with 1
-    where it does not add up exactly, with 3 where the log is there no more.
+    what show lists as unjudged or lost: call:unmatched or call:outside, calls
+    that no table judges; event:NAME or event:NAME/outside, usage events without
+    a plan or outside their agreement. AGREEMENT is then as there. The hour is
+    read anew, by the query that bills. Shows which statement counts which calls
+    on which path, which records bill them, and what became of those. Exits with
+    1 where it does not add up exactly, with 3 where the log is there no more.
     """
     from marketplace_constructs.runtime.metering.explain import Witness, explained
     from marketplace_constructs.runtime.metering.replay import is_gone
@@ -197,11 +201,14 @@ def explain(sale: MeteredSale, *, agreement: str, dimension: str, hour: datetime
     series, now = Series(agreement=agreement, dimension=dimension), sale.now()
     history, who = sale.history, sale.register(now)
     is_metered = agreement in who.buyers and dimension in sale.settings.dimensions.split(",")
-    if not (is_metered or dimension in UNJUDGED or any(history.records_of(series))):
+    events = [f"{EVENT}{name}" for name in filter(None, sale.settings.usage_events.split(","))]
+    unjudged = [*UNJUDGED, *events, *(f"{event}{EVENT_OUTSIDE}" for event in events)]
+    is_lost = series in history.unjudged(hour) or any(history.losses_of(series, hour))
+    if not (is_metered or dimension in unjudged or is_lost or any(history.records_of(series))):
         raise _refusal(
             "MP-CLI-49",
             f"usage, got agreement {agreement!r} and dimension {dimension!r}; expected a metered agreement, and one "
-            f"of {sale.settings.dimensions}, or one of {', '.join(UNJUDGED)}; look at sellable meter show",
+            f"of {sale.settings.dimensions}, or one of {', '.join(unjudged)}; look at sellable meter show",
         )
     with tempfile.TemporaryDirectory(prefix="explain-") as directory:
         witness = Witness(series, Path(directory))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from marketplace_constructs.domain.metering import CALL, EVENT, Manifest, Outcome, Record, hour_of
+from marketplace_constructs.domain.metering import CALL, EVENT, UNPLANNED, Manifest, Outcome, Record, hour_of
 from marketplace_constructs.domain.plan_table import LineState
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def print_usage(
 
 
 def _print_sum(row: Mapping[str, str]) -> None:
-    click.echo(aligned(f"  {row['dimension']:<18} {row['what']}", decimal(Fraction(row["quantity"]))))
+    click.echo(aligned(f"  {row['dimension']:<22} {row['what']}", decimal(Fraction(row["quantity"]))))
 
 
 def print_record(found: Mapping[str, Any]) -> None:
@@ -163,7 +163,9 @@ def print_explanation(explanation: Explanation) -> None:
     for charge in explanation.charges:
         counted = charge.counted
         if not counted.is_billed:
-            _say(f"  not billed: {_lines(charge.lines)}, {_place(counted)}, {_why_not(counted)}{_by(counted)}")
+            told = f", {decimal(counted.quantity)} in all" if _is_told(counted) else ""
+            why = f"{_why_not(counted)}{_because(counted)}{_by(counted)}"
+            _say(f"  not billed: {_lines(charge.lines)}, {_place(counted)}{told}, {why}")
     has_any = explanation.billed_by or explanation.losses or explanation.unjudged
     click.echo("the ledger" if has_any else "the ledger has nothing of it")
     for one in explanation.billed_by:
@@ -220,6 +222,8 @@ def print_line(line: JudgedLine) -> None:
     counted = line.counted
     status = "event" if line.status is None else str(line.status)
     quantity = decimal(counted.quantity) if counted.is_billed else _why_not(counted)
+    if _is_told(counted):
+        quantity = f"{quantity}, {decimal(counted.quantity)}"
     click.echo(f"{time(line.at, milliseconds=True)} {status} {_place(counted)}")
     click.echo(aligned(f"  {line.id}{_by(counted)}", quantity))
 
@@ -376,6 +380,21 @@ def _by(counted: Counted) -> str:
 def _why_not(counted: Counted) -> str:
     is_billable = counted.state == LineState.BILLABLE
     return f"only reported, by the channel of {counted.plan}" if is_billable else counted.state
+
+
+def _is_told(counted: Counted) -> bool:
+    """Whether the quantity is what usage events told that no table judges."""
+    return counted.path.startswith(EVENT) and not counted.is_billed and counted.quantity > 0
+
+
+def _because(counted: Counted) -> str:
+    """Why no table judges it."""
+    if counted.state == UNPLANNED:
+        return f": {counted.plan} has no table of that hour" if counted.plan else ": no plan was assigned then"
+    return {
+        LineState.OUTSIDE.value: ": its agreement had not begun, or was over",
+        LineState.UNATTRIBUTED.value: ": nobody knows its agreement",
+    }.get(counted.state, "")
 
 
 def _outcome(found: Mapping[str, Any]) -> str:

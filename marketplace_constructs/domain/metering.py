@@ -38,6 +38,8 @@ EVENT_OUTSIDE: Final = f"/{LineState.OUTSIDE}"
 """Behind that, where the event is of no agreement that lived then; no event's name has a slash."""
 NOBODY: Final = "-"
 """What stands instead of an agreement for events that name none, and too many else or what may be a person."""
+UNPLANNED: Final = "unplanned"
+"""State of such an event."""
 CALL: Final = "call:"
 """With the state of a call that was served and no table judges, what stands instead of a dimension; no key of one has a
 colon."""

@@ -351,12 +351,12 @@ def waiting_usage_forgotten(stack: ExitStack) -> None:
 
 @_bug
 def usage_without_a_plan_forgotten(stack: ExitStack) -> None:
-    _events_left(stack, lambda state: state == totals.UNPLANNED)
+    _events_left(stack, lambda state: state == metering.UNPLANNED)
 
 
 @_bug
 def usage_outside_an_agreement_forgotten(stack: ExitStack) -> None:
-    _events_left(stack, lambda state: state != totals.UNPLANNED)
+    _events_left(stack, lambda state: state != metering.UNPLANNED)
 
 
 def _events_left(stack: ExitStack, is_forgotten: Callable[[str], bool]) -> None:

@@ -22,12 +22,12 @@ from marketplace_constructs.runtime.metering.objects import DirectoryObjects
 from marketplace_constructs.runtime.metering.totals import HourUsage
 
 
-def event(world: Calm, value: str, at: datetime) -> None:
-    """A usage event of the world's agreement, delivered at once."""
+def event(world: Calm, value: str, at: datetime, *, subject: str = "") -> None:
+    """A usage event, of the world's agreement where nobody else is named, delivered at once."""
     world._calls += 1
     detail = {
         "specversion": "1.0", "id": f"e{world._calls}", "source": "/seats", "type": SEATS, "time": at.isoformat(),
-        "subject": world.life.id, "data": {"value": value},
+        "subject": subject or world.life.id, "data": {"value": value},
     }  # fmt: skip
     hour = hour_of(world.clock.now())
     world.event_files.add(
@@ -73,6 +73,7 @@ def agreement(story: Story) -> str:
     return story.life.id
 
 
+SEAT = f"event:{SEATS}"
 TEN = "2026-11-20T10:00Z"
 ELEVEN = "2026-11-20T11:00Z"
 
@@ -372,3 +373,69 @@ def test_usage_events_that_no_plan_judges_are_shown_and_replayed(tmp_path: Path)
     (difference,) = copy.json("replay")["differences"]
     assert (difference["dimension"], difference["log"]) == (one["dimension"], "0")
     assert "judged otherwise now" in copy.run("replay").stdout
+
+
+@pytest.mark.parametrize(("after", "is_lost"), [(3 * HOUR, False), (50 * HOUR, True)])
+def test_usage_events_that_are_not_billed_are_traced_with_the_reason(
+    tmp_path: Path,
+    after: timedelta,
+    is_lost: bool,  # noqa: FBT001
+) -> None:
+    world = Calm()
+    world.troubles = Troubles(planless=1)
+    world.subscribe(world.market.add_buyer())
+    world.troubles = Troubles()
+    planless, named = world.lives[1].id, world.life.id
+    world.go(4 * MINUTE)
+    now = world.clock.now()
+    event(world, "1", now - MINUTE)
+    world.cancel(world.life)
+    said = [(planless, "2.5"), (planless, "5"), (planless, "0"), (named, "4"), (named, "3.5")]
+    strangers = ["agmt-none", "jane@example.com", "the one with the blue door"]
+    for subject, value in [*said, *((stranger, "7") for stranger in strangers)]:
+        event(world, value, now + MINUTE, subject=subject)
+    world.go(71 * MINUTE)
+    world.go(20 * HOUR)
+    world.go(after)
+    copy = Copy(world, tmp_path)
+    shown = {(one["agreement"], one["dimension"], one["what"]): one["quantity"] for one in copy.json("show")["usage"]}
+    for agreement, dimension, reason, quantity, values, words in (
+        (planless, SEAT, "no-plan", "15/2", ["0", "5/2", "5"], "unplanned: no plan was assigned then"),
+        (named, f"{SEAT}/outside", "outside-agreement", "15/2", ["7/2", "4"],
+         "outside: its agreement had not begun, or was over"),
+        ("agmt-none", f"{SEAT}/outside", "outside-agreement", "7", ["7"], "unattributed: nobody knows its agreement"),
+        ("-", f"{SEAT}/outside", "outside-agreement", "14", ["7", "7"], "unattributed: nobody knows its agreement"),
+    ):  # fmt: skip
+        assert shown[agreement, dimension, f"lost ({reason})" if is_lost else "unjudged"] == quantity
+        found = copy.json("explain", agreement, dimension, TEN, "--lines")
+        assert sorted(one["quantity"] for one in found["lines"]) == sorted(values)
+        assert {one["path"] for one in found["lines"]} == {SEAT}
+        assert not any(one["billed"] for one in [*found["lines"], *found["charges"]])
+        assert (found["usage"], found["from_lines"], found["unbilled"], found["wrong"]) == (quantity, quantity, "0", [])
+        assert (found["lost"], found["unjudged"]) == ((quantity, "0") if is_lost else ("0", quantity))
+        assert found["losses"] == ([{"reason": reason, "quantity": quantity}] if is_lost else [])
+        result = copy.run("explain", agreement, dimension, TEN, "--lines")
+        assert result.return_value == 0
+        assert max(map(len, result.stdout.splitlines())) <= 80
+        text = " ".join(result.stdout.split())
+        assert words in text
+        assert (f"lost ({reason})" if is_lost else "not lost yet") in text
+        assert "example.com" not in text
+    # What no plan counts is not what a plan counts.
+    assert copy.json("explain", named, "calls", TEN)["usage"] == "5"
+    assert copy.json("explain", named, SEAT, TEN)["charges"] == []
+    assert "MP-CLI-49" in refused(copy, "explain", named, "event:gone", TEN)
+
+
+def test_usage_events_of_a_plan_that_is_never_billed_are_no_loss(tmp_path: Path) -> None:
+    world = Calm()
+    world.go(4 * MINUTE)
+    world.cancel(world.life)
+    event(world, "4", world.clock.now() + MINUTE)
+    world.go(71 * MINUTE)
+    copy = Copy(world, tmp_path)
+    for path in (copy.directory / "tables").iterdir():
+        path.write_text(path.read_text().replace('"Marketplace"', '"Internal"'))
+    found = copy.json("explain", world.life.id, f"{SEAT}/outside", TEN)
+    assert [(one["state"], one["lines"], one["quantity"]) for one in found["charges"]] == [("outside", 1, "0")]
+    assert (found["usage"], found["from_lines"], found["unjudged"]) == ("0", "0", "4")

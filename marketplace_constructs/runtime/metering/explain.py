@@ -12,18 +12,30 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from marketplace_constructs.domain.metering import CALL, Loss, Record, Series, Settlement
+from marketplace_constructs.domain.metering import (
+    CALL,
+    EVENT,
+    EVENT_OUTSIDE,
+    NOBODY,
+    UNPLANNED,
+    Loss,
+    Record,
+    Series,
+    Settlement,
+    is_outside,
+)
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
 from marketplace_constructs.queries.usage import LINES, quantity_of, usage_query
 from marketplace_constructs.queries.usage_events import event_meters, event_quantity, event_usage_query
 from marketplace_constructs.runtime.metering.history import History, Sealing
 from marketplace_constructs.runtime.metering.totals import MARKETPLACE, HourUsage, tag_value
+from marketplace_constructs.runtime.metering.usage_events import may_be_billed, named_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-EVENT: Final = "event"
-"""The metric of what usage events count; the path is then ``event:NAME``."""
+EVENT_METRIC: Final = "event"
+"""Of what usage events count; the path is then ``event:NAME``."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STATEMENT: Final = (
     "plan", "is_sold", "state", "policy", "sid", "method", "path", "metric", "round_up", "multiply", "base_units"
@@ -36,18 +48,19 @@ class Counted:
     """By what something counts, or why it does not.
 
     Args:
-        plan: ``id@version``.
-        state: One of ``LineState``.
+        plan: ``id@version``; empty where a usage event has none.
+        state: One of ``LineState``, or ``unplanned``.
         policy: ``id@version`` of the deciding statement; empty where none decides.
         sid: The deciding statement.
         method: Empty for usage events.
         path: The route's, or ``event:NAME``.
-        metric: What is counted; empty unless billable, or a call that no table judges.
+        metric: What is counted; empty unless billable, or a call or usage event that no table judges.
         round_up: Each value is rounded up to a multiple of it; 0 and 1 leave it.
         multiply: Weight.
         base_units: Base units in one unit of the quantity.
         is_billed: It is billable, and the plan's channel is AWS Marketplace.
-        quantity: Exact, in the dimension's unit; 0 unless it is billed, or counted as calls that no table judges.
+        quantity: Exact, in the dimension's unit; 0 unless it is billed. Of what no table judges, the number of calls,
+            or what the usage events told; 0 where their plan is never billed.
     """
 
     plan: str
@@ -167,6 +180,9 @@ class Witness:
         self, connection: DuckDBPyConnection, tables: Mapping[str, PlanTable], begin_ms: int, end_ms: int
     ) -> None:
         """Look at usage events; ``DuckDbUsageEvents`` calls it."""
+        if self._series.dimension.startswith(EVENT):
+            self._unjudged_events(connection, tables, begin_ms, end_ms)
+            return
         ours = [
             (number, plan, tables[plan].channel == MARKETPLACE, one.policy, one.sid, one.round_up, str(one.multiply))
             for number, (plan, one) in enumerate(event_meters(tables))
@@ -179,16 +195,52 @@ class Witness:
             "round_up BIGINT, multiply VARCHAR)"
         )
         connection.executemany("INSERT INTO explained_meters VALUES (?, ?, ?, ?, ?, ?, ?)", ours)
-        query = event_usage_query(("source", "event_id", "event", "time_ms"))
-        connection.execute(f"CREATE TABLE explained_events AS {query}", [begin_ms, end_ms])
+        self._judge_events(connection, begin_ms, end_ms)
         self._keep(
             connection,
             "SELECT e.time_ms, e.source || ' ' || e.event_id AS id, CAST(NULL AS BIGINT) AS status, "
             "e.whole_sum AS value, CAST(e.fraction_sum AS BIGINT) AS fraction, m.plan, m.is_sold, e.state, "
-            f"m.policy, m.sid, '' AS method, 'event:' || e.event AS path, '{EVENT}' AS metric, m.round_up, m.multiply, "
-            "CAST(1 AS BIGINT) AS base_units FROM explained_events AS e JOIN explained_meters AS m USING (meter) "
+            f"m.policy, m.sid, '' AS method, '{EVENT}' || e.event AS path, '{EVENT_METRIC}' AS metric, m.round_up, "
+            "m.multiply, CAST(1 AS BIGINT) AS base_units "
+            "FROM explained_events AS e JOIN explained_meters AS m USING (meter) "
             f"WHERE e.agreement = {_quoted(self._series.agreement)}",
         )
+
+    def _unjudged_events(
+        self, connection: DuckDBPyConnection, tables: Mapping[str, PlanTable], begin_ms: int, end_ms: int
+    ) -> None:
+        """Keep events that no table judges, each as it was told."""
+        self._judge_events(connection, begin_ms, end_ms)
+        series, name = self._series, self._series.dimension.removeprefix(EVENT).removesuffix(EVENT_OUTSIDE)
+        strangers = _column(
+            connection,
+            f"SELECT DISTINCT agreement FROM explained_events WHERE state = '{LineState.UNATTRIBUTED}' "
+            "AND (whole_sum > 0 OR fraction_sum > 0)",
+        )
+        unnamed = set(strangers) - named_of(strangers)
+        ours = unnamed if series.agreement == NOBODY else {series.agreement} - unnamed
+        states, is_sold = [UNPLANNED], True
+        if is_outside(series):
+            plans = _column(connection, f"SELECT DISTINCT plan FROM lives WHERE named = {_quoted(series.agreement)}")
+            states = [LineState.OUTSIDE.value, LineState.UNATTRIBUTED.value]
+            is_sold = may_be_billed(plans, tables)
+        self._keep(
+            connection,
+            "SELECT e.time_ms, e.source || ' ' || e.event_id AS id, CAST(NULL AS BIGINT) AS status, "
+            f"e.whole_sum AS value, CAST(e.fraction_sum AS BIGINT) AS fraction, v.plan, {is_sold} AS is_sold, e.state, "
+            "CAST(NULL AS VARCHAR) AS policy, CAST(NULL AS VARCHAR) AS sid, '' AS method, "
+            f"'{EVENT}' || e.event AS path, '{EVENT_METRIC}' AS metric, CAST(0 AS BIGINT) AS round_up, "
+            "'1' AS multiply, CAST(1 AS BIGINT) AS base_units FROM explained_events AS e LEFT JOIN lives AS v "
+            "ON v.named = e.agreement AND v.owner = e.agreement AND e.time_ms >= v.life_from AND e.time_ms < v.life_to "
+            f"WHERE e.event = {_quoted(name)} AND list_contains({states}, e.state) "
+            f"AND e.agreement IN ({', '.join(map(_quoted, sorted(ours))) or 'NULL'})",
+        )
+
+    @staticmethod
+    def _judge_events(connection: DuckDBPyConnection, begin_ms: int, end_ms: int) -> None:
+        """Let ``explained_events`` be each event of the hour by itself, judged as it is for the bill."""
+        query = event_usage_query(("source", "event_id", "event", "time_ms"))
+        connection.execute(f"CREATE TABLE explained_events AS {query}", [begin_ms, end_ms])
 
     def charges(self) -> tuple[Charge, ...]:
         """What they come to by statement and route, the billed ones first, then by plan, path and statement."""
@@ -257,7 +309,7 @@ class Explanation:
         charges: The same by statement and route, out of the very lines.
         billed_by: The oldest first.
         losses: Usage of the hour that is not billed.
-        unjudged: Calls of it that no table judges, and that are lost once the hour is worked out no more.
+        unjudged: What of it no table judges, and is lost once the hour is worked out no more.
         is_closed: Whether the hour was taken in; before that, nothing need be billed.
         is_waiting: Whether usage of the hour waits for a slot.
         by_path: The allocations' tags of which reading and lines say something else; empty as it should be.
@@ -370,12 +422,12 @@ def _counted(statement: Sequence[Any], value: Any, fraction: Any) -> Counted:
     plan, is_sold, state, policy, sid, method, path, metric, round_up, multiply, base_units = statement
     is_billed = bool(is_sold) and state == LineState.BILLABLE
     weight, quantity = Decimal(multiply or 1), Fraction(0)
-    if is_sold and metric == EVENT:
+    if is_sold and metric == EVENT_METRIC:
         quantity = event_quantity(int(value), int(fraction), multiply=weight)
     elif is_sold and metric:
         quantity = quantity_of(int(value), multiply=weight, base_units=int(base_units))
     return Counted(
-        plan=plan,
+        plan=plan or "",
         state=state,
         policy=policy or "",
         sid=sid or "",
@@ -392,6 +444,10 @@ def _counted(statement: Sequence[Any], value: Any, fraction: Any) -> Counted:
 
 def _place(counted: Counted) -> tuple[str, str, str, str, str]:
     return counted.path, counted.method, counted.policy, counted.sid, counted.state
+
+
+def _column(connection: DuckDBPyConnection, query: str) -> list[Any]:
+    return [value for (value,) in connection.execute(query).fetchall()]
 
 
 def _quoted(text: str) -> str:

@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from marketplace_constructs.domain.agreements import Fact
 from marketplace_constructs.domain.metering import (
     EVENT,
+    UNPLANNED,
     ClosedHour,
     LedgerState,
     Loss,
@@ -51,7 +52,6 @@ from marketplace_constructs.runtime.metering.objects import S3Objects
 from marketplace_constructs.runtime.metering.send import MeteringClient, Sender, metering_client
 from marketplace_constructs.runtime.metering.totals import (
     ARRIVES_WITHIN,
-    UNPLANNED,
     DuckDbUsageLog,
     HourUsage,
     PlanTimeline,

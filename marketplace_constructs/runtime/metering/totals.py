@@ -49,8 +49,6 @@ ARRIVES_WITHIN: Final = timedelta(hours=26)
 (read 2026-11-22)."""
 SETTLING: Final = timedelta(minutes=15)
 """How far a listing looks back before the one before it, since clocks differ."""
-UNPLANNED: Final = "unplanned"
-"""State of a usage event whose agreement has no plan, so that nobody knows what it counts."""
 MARKETPLACE: Final = "Marketplace"
 _HOUR: Final = timedelta(hours=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

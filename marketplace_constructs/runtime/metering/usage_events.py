@@ -20,7 +20,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from marketplace_constructs.domain.metering import EVENT, EVENT_OUTSIDE, NOBODY, ClosedHour, Series, Usage, hour_of
+from marketplace_constructs.domain.metering import (
+    EVENT,
+    EVENT_OUTSIDE,
+    NOBODY,
+    UNPLANNED,
+    ClosedHour,
+    Series,
+    Usage,
+    hour_of,
+)
 from marketplace_constructs.domain.plan_table import EventMeter, LineState, PlanTable
 from marketplace_constructs.engine.database import columns_of, load, opened_database
 from marketplace_constructs.engine.parts import blocks, lines_of
@@ -44,7 +53,6 @@ from marketplace_constructs.runtime.metering.totals import (
     ARRIVES_WITHIN,
     MARKETPLACE,
     SETTLING,
-    UNPLANNED,
     HourUsage,
     UsageLog,
     life_at,
@@ -231,6 +239,17 @@ class MemoryUsageEvents:
         return self._parsed[name]
 
 
+def may_be_billed(plans: Collection[str | None], tables: Mapping[str, PlanTable]) -> bool:
+    """Whether usage outside an agreement is a loss: any plan that the agreement ever had is billed, or not known."""
+    known = [tables.get(plan or "") for plan in plans]
+    return not known or any(table is None or table.channel == MARKETPLACE for table in known)
+
+
+def named_of(unknown: Iterable[str]) -> set[str]:
+    """Of an hour's agreements that nobody knows, those that the ledger names."""
+    return set(sorted(filter(_AGREEMENT.fullmatch, unknown))[:_NAMED])
+
+
 class _Judged:
     """What events come to, as they add up."""
 
@@ -273,23 +292,19 @@ class _Judged:
         """Note what no table judges, as it was told, unless its plan's usage is never billed."""
         self.lines[state] += events
         is_unplanned = state == UNPLANNED
-        if quantity and (is_unplanned or self._may_be_billed(agreement)):
+        plans = [life.plan for life in self._lives.get(agreement, ())]
+        if quantity and (is_unplanned or may_be_billed(plans, self._tables)):
             dimension = f"{EVENT}{event}" if is_unplanned else f"{EVENT}{event}{EVENT_OUTSIDE}"
             series = Series(agreement=agreement, dimension=dimension)
             self._unjudged[series] = self._unjudged.get(series, Fraction(0)) + quantity
 
-    def _may_be_billed(self, agreement: str) -> bool:
-        """Whether any plan that it ever had is billed, or is not known."""
-        tables = [self._tables.get(life.plan) for life in self._lives.get(agreement, ())]
-        return not tables or any(table is None or table.channel == MARKETPLACE for table in tables)
-
     def _named(self) -> dict[Series, Fraction]:
         """What no table judges, of those that nobody knows some by name and the rest together."""
         unknown = {series.agreement for series in self._unjudged} - self._lives.keys()
-        named = set(sorted(filter(_AGREEMENT.fullmatch, unknown))[:_NAMED])
+        unnamed = unknown - named_of(unknown)
         found: dict[Series, Fraction] = {}
         for series, quantity in self._unjudged.items():
-            shown = series if series.agreement not in unknown - named else replace(series, agreement=NOBODY)
+            shown = replace(series, agreement=NOBODY) if series.agreement in unnamed else series
             found[shown] = found.get(shown, Fraction(0)) + quantity
         return found
 
