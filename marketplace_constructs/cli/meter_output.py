@@ -159,13 +159,14 @@ def print_explanation(explanation: Explanation) -> None:
     for charge in billed:
         _print_charge(charge)
     if billed:
-        click.echo(aligned(f"  {_lines(sum(charge.lines for charge in billed))}", decimal(explanation.from_lines)))
+        lines = number_of(sum(charge.lines for charge in billed), "line")
+        click.echo(aligned(f"  {lines}", decimal(explanation.from_lines)))
     for charge in explanation.charges:
         counted = charge.counted
         if not counted.is_billed:
             told = f", {decimal(counted.quantity)} in all" if _is_told(counted) else ""
             why = f"{_why_not(counted)}{_because(counted)}{_by(counted)}"
-            _say(f"  not billed: {_lines(charge.lines)}, {_place(counted)}{told}, {why}")
+            _say(f"  not billed: {number_of(charge.lines, 'line')}, {_place(counted)}{told}, {why}")
     has_any = explanation.billed_by or explanation.losses or explanation.unjudged
     click.echo("the ledger" if has_any else "the ledger has nothing of it")
     for one in explanation.billed_by:
@@ -195,7 +196,7 @@ def _print_sums(explanation: Explanation) -> None:
 
 def _print_charge(charge: Charge) -> None:
     counted = charge.counted
-    click.echo(aligned(f"  {_place(counted)}, {_lines(charge.lines)}", decimal(counted.quantity)))
+    click.echo(aligned(f"  {_place(counted)}, {number_of(charge.lines, 'line')}", decimal(counted.quantity)))
     _say(f"    {counted.plan}{_by(counted)}: {_how(counted)}")
 
 
@@ -232,14 +233,16 @@ def print_replay(
     history: History, replayed: Sequence[Replayed] | None, different: Sequence[Replayed], gone: Sequence[datetime]
 ) -> None:
     """What came of working the hours out again."""
-    click.echo(f"{history.sequence} manifests, an unbroken chain; {len(history.snapshots)} wrong snapshots")
+    wrong = number_of(len(history.snapshots), "wrong snapshot")
+    click.echo(f"{number_of(history.sequence, 'manifest')}, an unbroken chain; {wrong}")
     for key in history.snapshots:
         click.echo(f"{key} says something else than the chain; delete it")
     if replayed is None:
         click.echo("hours were not compared with the log, since none was named")
         return
     equal = len(replayed) - len(different) - len(gone)
-    click.echo(f"{len(replayed)} closed hours: {equal} equal, {len(different)} different, {len(gone)} without log")
+    hours = number_of(len(replayed), "closed hour")
+    click.echo(f"{hours}: {equal:,} equal, {len(different):,} different, {len(gone):,} without log")
     shown = [(one, difference) for one in different for difference in one.differences]
     for one, difference in shown[:_SHOWN]:
         series = difference.series
@@ -251,7 +254,7 @@ def print_replay(
     if gone:
         _say(
             f"not checked, since the log keeps no files of them: {time(gone[0])} to {time(gone[-1])}, "
-            f"{len(gone)} hours; name a copy with --log"
+            f"{number_of(len(gone), 'hour')}; name a copy with --log"
         )
 
 
@@ -273,11 +276,12 @@ def print_compared(found: Mapping[str, Any]) -> None:
     if not found["customers"]:
         click.echo("nothing was counted or reported")
     lines = ", ".join(f"{state} {number:,}" for state, number in found["lines"].items()) or "no lines"
-    _say(f"{found['hours']} closed hours: {lines}")
+    _say(f"{number_of(found['hours'], 'closed hour')}: {lines}")
     different = sum(one["log"] != one["reported"] for one in found["customers"])
-    _say(f"{len(found['customers'])} customers, {different} of them different")
+    _say(f"{number_of(len(found['customers']), 'customer')}, {different:,} of them different")
     if found["gone"]:
-        _say(f"not compared, since the log keeps no files of them: {len(found['gone'])} hours; name a copy with --log")
+        hours = number_of(len(found["gone"]), "hour")
+        _say(f"not compared, since the log keeps no files of them: {hours}; name a copy with --log")
 
 
 def _why_different(replayed: Replayed, difference: Difference) -> str:
@@ -298,7 +302,7 @@ def print_done(done: Mapping[str, Any]) -> None:
         counted = ", ".join(f"{state} {number:,}" for state, number in one["lines"].items()) or "no lines"
         _say(f"{_stamp(one['hour'])} {verb}: {counted}")
         if one["quarantined"]:
-            click.echo(f"  {one['quarantined']:,} lines cannot be read")
+            click.echo(f"  {number_of(one['quarantined'], 'line')} cannot be read")
     for hour in done["held"]:
         _say(f"{_stamp(hour)} {'is' if has_run else 'would be'} held: see the runbook Lines unmatched")
     _print_records(done["records"], "sealed" if has_run else "would be sealed")
@@ -353,8 +357,9 @@ def _place(counted: Counted) -> str:
     return f"{counted.method} {counted.path}".strip()
 
 
-def _lines(number: int) -> str:
-    return f"{number:,} line" if number == 1 else f"{number:,} lines"
+def number_of(number: int, what: str) -> str:
+    """So many of something, in words."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _how(counted: Counted) -> str:

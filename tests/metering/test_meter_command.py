@@ -249,6 +249,11 @@ def test_a_natively_metered_products_counts_are_compared(tmp_path: Path) -> None
     world = natively_metered()
     copy = Copy(world, tmp_path)
     assert copy.json("replay")["differences"] == []
+    said = copy.run("replay").stdout.splitlines()
+    assert said == [
+        "1 manifest, an unbroken chain; 0 wrong snapshots",
+        "1 closed hour: 1 equal, 0 different, 0 without log",
+    ]
     world.use(1, ago=HOUR)
     copy.write_log("log", world.files)
     found = copy.json("replay")["differences"]
@@ -267,14 +272,16 @@ def test_a_log_that_is_gone_is_not_compared_with_what_api_gateway_reported(
     world = natively_metered()
     copy = Copy(world, tmp_path)
     monkeypatch.setattr(MeteredSale, "trails", [world])
-    assert copy.run("compare").return_value == 0
+    result = copy.run("compare")
+    assert result.return_value == 0
+    assert "1 closed hour: outside 3" in result.stdout
     assert (copy.json("compare")["hours"], copy.json("compare")["gone"]) == (1, [])
     for path in (copy.directory / "log").rglob("*"):
         if path.is_file():
             path.unlink()
     result = copy.run("compare")
     assert result.return_value == 3
-    assert "the log keeps no files of them: 1 hours" in result.stdout
+    assert "the log keeps no files of them: 1 hour; name a copy" in result.stdout
 
 
 # What is to be done now
