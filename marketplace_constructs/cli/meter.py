@@ -345,7 +345,7 @@ def close(sale: MeteredSale, *, hour: datetime | None, yes: bool, output: str) -
             "MP-CLI-51",
             f"hour {hour:%Y-%m-%dT%H:%MZ}, got one that is not due; expected one of "
             f"{', '.join(f'{one:%Y-%m-%dT%H:%MZ}' for one in due) or 'none, since nothing is'}; an hour is due "
-            f"{shown.number_of(sale.settings.watermark_minutes, 'minute')} after its end, unless it is closed",
+            f"{sale.settings.watermark_minutes} minutes after its end, unless it is closed",
         )
     if yes:
         sale.run_meter({})
