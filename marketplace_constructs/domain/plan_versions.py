@@ -6,7 +6,7 @@ little of it: the gate imports this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -114,8 +114,9 @@ def due_versions(
     """What a deployment adds to what holds, so that it holds what was deployed; nothing where that is so already.
 
     The first version of a plan holds from the hour that has begun: nothing can have been billed under it. A later one
-    waits for the next whole hour that is at least LEAD away, and replaces whatever an earlier deployment meant to hold
-    from then on: a deployment that is rolled back before its hour begins never holds.
+    waits for the next whole hour that is at least LEAD away, and replaces whatever earlier deployments meant to hold
+    from then on: a deployment that is rolled back before its hour begins never holds, nor does one that was announced
+    for later.
 
     Args:
         known: All versions of all plans of the stack.
@@ -126,19 +127,41 @@ def due_versions(
     Returns:
         Versions with hours and numbers of their own; also a last one for each plan that is deployed no more.
     """
-    last: dict[str, PlanVersion] = {version.plan: version for version in sorted(known, key=_order)}
-    wanted = {version.plan: (version, earliest) for version, earliest in deployed}
-    gone = {plan: (replace(version, assign_to=""), None) for plan, version in last.items() if plan not in wanted}
-    due = []
-    for plan, (version, earliest) in sorted({**gone, **wanted}.items()):
-        before = last.get(plan)
-        if before is not None and _says(before) == _says(version):
-            continue
-        hour = hour_of(now) if before is None else next_hour(now)
-        hour = max(hour, earliest or hour, before.holds_from if before else hour)
-        number = before.number + 1 if before is not None and before.holds_from == hour else 1
-        due.append(replace(version, holds_from=hour, number=number))
-    return tuple(due)
+    versions: dict[str, list[PlanVersion]] = {}
+    for version in sorted(known, key=_order):
+        versions.setdefault(version.plan, []).append(version)
+    wanted: dict[str, tuple[PlanVersion | None, datetime | None]] = dict.fromkeys(versions, (None, None))
+    wanted |= {version.plan: (version, earliest) for version, earliest in deployed}
+    return tuple(
+        due
+        for plan, (version, earliest) in sorted(wanted.items())
+        for due in _due(versions.get(plan, []), version, earliest, now)
+    )
+
+
+def _due(
+    known: Sequence[PlanVersion], wanted: PlanVersion | None, earliest: datetime | None, now: datetime
+) -> Iterator[PlanVersion]:
+    """What one plan lacks so that what is wanted holds, from its hour on and instead of all that was meant for later.
+
+    Args:
+        known: The plan's versions, in their order.
+        wanted: None where the plan is in the stack no more: it goes on as it was.
+        earliest: The hour that its document names.
+        now: The present moment.
+    """
+    hour = next_hour(now) if known else hour_of(now)
+    hour = max(hour, earliest or hour) if wanted else max(hour, known[0].holds_from)
+    last = {version.holds_from: version for version in known}
+    before = last[max(begun)] if (begun := [at for at in last if at <= hour]) else None
+    version = wanted
+    if version is None:
+        assert before is not None, "it had been in the stack"
+        version = replace(before, assign_to="")
+    for at in [hour, *(at for at in sorted(last) if at > hour)]:
+        holds = last.get(at, before)
+        if holds is None or _says(holds) != _says(version):
+            yield replace(version, holds_from=at, number=last[at].number + 1 if at in last else 1)
 
 
 def _order(version: PlanVersion) -> tuple[datetime, int]:

@@ -112,7 +112,36 @@ def test_what_was_announced_for_later_gives_way_to_a_later_deployment() -> None:
     assert {digest_at(known, NOON), digest_at(known, new_year), digest_at(known, new_year + HOUR)} == {"a"}
 
 
-def test_a_plan_that_left_the_stack_still_says_what_its_hours_counted() -> None:
+def test_a_deployment_does_not_wait_for_what_was_announced_for_later() -> None:
+    new_year = datetime(2027, 1, 1, tzinfo=UTC)
+    known = deploy((), NOON - HOUR, plan("a"))
+    known = deploy(known, NOON, plan("b"), earliest=new_year)
+    known = deploy(known, NOON + HOUR, plan("c"))
+    assert [digest_at(known, at) for at in (NOON + HOUR, NOON + 2 * HOUR, new_year)] == ["a", "c", "c"]
+    # What was announced may also come sooner.
+    known = deploy(known, NOON + 2 * HOUR, plan("d"), earliest=new_year)
+    known = deploy(known, NOON + 3 * HOUR, plan("d"))
+    assert [digest_at(known, at) for at in (NOON + 3 * HOUR, NOON + 4 * HOUR, new_year)] == ["c", "d", "d"]
+
+
+def test_all_that_was_announced_gives_way_and_not_the_last_of_it_alone() -> None:
+    known = deploy((), NOON - HOUR, plan("a"))
+    known = deploy(known, NOON, plan("b"), earliest=NOON + 10 * HOUR)
+    known = deploy(known, NOON, plan("c"), earliest=NOON + 20 * HOUR)
+    assert [digest_at(known, NOON + hours * HOUR) for hours in (9, 10, 20)] == ["a", "b", "c"]
+    known = deploy(known, NOON + HOUR, plan("a"))
+    assert {digest_at(known, NOON + hours * HOUR) for hours in range(30)} == {"a"}
+
+
+def test_a_plan_that_leaves_the_stack_counts_as_before_and_not_as_was_announced() -> None:
+    known = deploy((), NOON - HOUR, plan("a"), plan("s", "standard@1"))
+    known += due_versions(known, [(plan("b"), NOON + 10 * HOUR), (plan("s", "standard@1"), None)], now=NOON)
+    known = deploy(known, NOON + HOUR, plan("s", "standard@1"))
+    assert {digest_at(known, NOON + hours * HOUR) for hours in range(30)} == {"a"}
+    assert set(deployed(known, NOON + HOUR)) == {"standard@1"}
+
+
+def test_a_plan_that_leaves_the_stack_still_says_what_its_hours_counted() -> None:
     known = deploy((), NOON, plan("a"), plan("s", "standard@1"))
     known = deploy(known, NOON, plan("s", "standard@1"))
     left = holding(known, NOON + HOUR)["retail@1"]
@@ -156,7 +185,9 @@ def test_no_deployment_changes_what_held_and_the_last_one_wins(
             assert {name: version for name, version in holding(known, at).items() if name in held} == held
             at += HOUR / 2
         far = holding(known, now + 100 * HOUR)
-        assert {name: far[name].digest for name in plans} == plans
+        # And from its hour on it holds without a break.
+        from_then_on = [holding(known, max(settled, earliest or settled) + number * HOUR) for number in range(40)]
+        assert all({name: held[name].digest for name in plans} == plans for held in [far, *from_then_on])
         assert all(version.assign_to == "" for name, version in far.items() if name not in plans)
         assert deploy(known, now, *(plan(digest, name) for name, digest in plans.items()), earliest=earliest) == known
 
