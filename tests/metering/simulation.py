@@ -1062,12 +1062,13 @@ def simulate(seed: int, *, uses_duckdb: bool = False) -> World:
     """Live through one seed, and check it.
 
     Raises:
-        AssertionError: A unit is in two places, or in none.
+        AssertionError: A unit is in two places, or in none; or the meter says that the log shows less than was billed.
     """
     world = World(seed, uses_duckdb=uses_duckdb)
     world.troubles_seen = world.troubles.foreign > 0
     world.live()
     check(world)
+    assert not world.counted["UsageExcess"]
     return world
 
 

@@ -342,6 +342,17 @@ def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
     assert world.counted["DuplicateFromElsewhere"] == 1
 
 
+def test_usage_that_the_log_shows_no_more_is_told_and_not_taken_back(world: Calm) -> None:
+    world.subscribe(world.market.add_buyer())
+    world.use(2)
+    world.go(71 * MINUTE)
+    world.files._files.clear()
+    world.use(1, ago=HOUR, life=world.lives[1])
+    world.go(HOUR)
+    assert world.counted["UsageExcess"] == len(["calls", "data"])
+    assert world.billed() == [(10, 2), (10, 1)]
+
+
 @pytest.mark.parametrize("plan_comes", ["in time", "at the last", "never"])
 def test_an_event_of_an_agreement_without_a_plan_holds_nobodys_hour(world: Calm, plan_comes: str) -> None:
     def tell(event: str) -> None:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +30,7 @@ from marketplace_constructs.domain.metering import (
     Record,
     Sealed,
     Series,
+    SeriesState,
     Settlement,
     Status,
     Usage,
@@ -275,7 +277,12 @@ class Meter:
                 closed = tuple(replace(one, unjudged=None) for one in closed)
                 sealed = Sealed(records=(), losses=(), waiting={}, excess={})
             else:
-                sealed = self._seal(state, _joined(found), who, closed=[hour], now=now)
+                held = {
+                    series: one
+                    for series, one in state.series.items()
+                    if series.dimension in self._options.dimensions and series.agreement in who.buyers
+                }
+                sealed = self._seal(state, _joined(found, held), who, closed=[hour], now=now)
                 given = given_up(state, closed, billed_from=self._billed_from)
                 sealed = replace(sealed, losses=sealed.losses + given)
             # What waits for a slot must be worked out again, whichever of these hours it is of.
@@ -328,7 +335,7 @@ class Meter:
             start = max(max(state.closed, default=first), last - ARRIVES_WITHIN)
             hours = {start + number * _HOUR for number in range(int((last - start) / _HOUR) + 1)}
             found = [self._read(hour, who, now) for hour in sorted({*hours, *self._due(first), *state.again})]
-            usage = {series: by_hour for series, by_hour in _joined(found).items() if series.agreement in ended}
+            usage = {series: by_hour for series, by_hour in _joined(found, {}).items() if series.agreement in ended}
             sealed = self._seal(state, usage, Register(buyers=ended, lives=()), closed=(), now=now)
             manifest = self._next(state, now, records=sealed.records, losses=sealed.losses)
             if manifest.is_empty or self._ledger.append(manifest):
@@ -495,11 +502,14 @@ class Meter:
         self._ports.gauge("RecordsInDoubt", len(state.in_doubt))
 
 
-def _joined(found: Sequence[HourUsage]) -> dict[Series, dict[datetime, Usage]]:
+def _joined(found: Sequence[HourUsage], held: Mapping[Series, SeriesState]) -> dict[Series, dict[datetime, Usage]]:
+    """What was found, and nothing of what the ledger holds of these hours and the log shows no more."""
     joined: dict[Series, dict[datetime, Usage]] = {}
     for one in found:
-        for series, usage in one.usage.items():
-            joined.setdefault(series, {})[one.closed.hour] = usage
+        hour = one.closed.hour
+        gone = {s: Usage(quantity=Fraction(0), earliest=hour) for s, state in held.items() if hour in state.accounted}
+        for series, usage in {**gone, **one.usage}.items():
+            joined.setdefault(series, {})[hour] = usage
     return joined
 
 
