@@ -342,6 +342,20 @@ def test_each_failure_is_counted_where_an_alarm_watches(world: Calm) -> None:
     assert world.counted["DuplicateFromElsewhere"] == 1
 
 
+def test_a_call_on_an_unknown_route_is_told_though_its_hour_was_closed(world: Calm) -> None:
+    world.use(2)
+    world.go(71 * MINUTE)
+    unmatched = world._line(world.life.id, START + 30 * MINUTE, "/new", 200, 0)
+    world.unknown[START] += 1
+    world._count(world.life.id, "call:unmatched", START, Fraction(1))
+    world._pending_files.append((world.clock.now(), START + HOUR, unmatched))
+    world.go(HOUR)
+    assert world.counted["LinesUnmatched"] == 1
+    world.use(1, ago=2 * HOUR)
+    world.go(HOUR)
+    assert world.counted["LinesUnmatched"] == 1
+
+
 def test_usage_that_the_log_shows_no_more_is_told_and_not_taken_back(world: Calm) -> None:
     world.subscribe(world.market.add_buyer())
     world.use(2)

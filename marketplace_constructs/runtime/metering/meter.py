@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -296,8 +297,9 @@ class Meter:
                 read_at=now,
                 again=tuple(sorted({*waiting, *self._unplanned(found, now), *postponed})),
             )
+            lines = _lines_not_told(found, state)
             if self._ledger.append(manifest):
-                self._tell_closed(found[0], sealed)
+                self._tell_closed(found[0].closed, lines, sealed)
                 return True
         return False
 
@@ -448,12 +450,11 @@ class Meter:
         if number:
             self._ports.count(name, number)
 
-    def _tell_closed(self, found: HourUsage, sealed: Sealed) -> None:
-        closed = found.closed
+    def _tell_closed(self, closed: ClosedHour, lines: Mapping[str, int], sealed: Sealed) -> None:
         self._tell("LinesQuarantined", closed.quarantined)
-        self._tell("LinesUnmatched", closed.lines.get(LineState.UNMATCHED, 0) + closed.lines.get(UNPLANNED, 0))
-        self._tell("LinesUnattributed", closed.lines.get(LineState.UNATTRIBUTED, 0))
-        self._tell("LinesOutsideAgreement", closed.lines.get(LineState.OUTSIDE, 0))
+        self._tell("LinesUnmatched", lines.get(LineState.UNMATCHED, 0) + lines.get(UNPLANNED, 0))
+        self._tell("LinesUnattributed", lines.get(LineState.UNATTRIBUTED, 0))
+        self._tell("LinesOutsideAgreement", lines.get(LineState.OUTSIDE, 0))
         self._tell("UsageExcess", len(sealed.excess))
         for series, quantity in sealed.excess.items():
             logger.error(
@@ -511,6 +512,15 @@ def _joined(found: Sequence[HourUsage], held: Mapping[Series, SeriesState]) -> d
         for series, usage in {**gone, **one.usage}.items():
             joined.setdefault(series, {})[hour] = usage
     return joined
+
+
+def _lines_not_told(found: Sequence[HourUsage], state: LedgerState) -> Counter[str]:
+    """By their state, and of an hour that is worked out again those alone that it did not have."""
+    lines = Counter[str]()
+    for one in found:
+        known = state.closed.get(one.closed.hour)
+        lines += Counter(one.closed.lines) - Counter(known.lines if known else {})
+    return lines
 
 
 def _with_quarantine(closed: ClosedHour, state: LedgerState) -> ClosedHour:
