@@ -507,6 +507,32 @@ def test_an_event_of_an_agreement_that_aws_tells_late_is_billed_and_not_lost(wor
     assert not any(manifest.losses for manifest in manifests(world))
 
 
+def test_the_hour_in_which_an_agreement_began_is_worked_out_again_when_aws_tells_late_of_it(world: Calm) -> None:
+    world.subscribe(world.market.add_buyer())
+    coming, told_late = world.lives[1], [one for one in world._pending_facts if one[1].agreement_id != world.life.id]
+    world._pending_facts = []
+    world.clock.advance(9 * MINUTE)
+    now = world.clock.now()
+    world.use(2, life=coming)
+    world.store(coming.id, now, "1", value="3")
+    world._count(coming.id, "data", START, Fraction(3))
+    # The gate let in a call before the beginning, whoever that was.
+    early = world._line(coming.id, coming.starts_at - MINUTE, "/v1/nouns", 200, 0)
+    world.files.add(START, "early", early, modified_at=now)
+    world._count(coming.id, "call:outside", START, Fraction(1))
+    world.go(3 * MINUTE)
+    world.go(70 * MINUTE)
+    assert world.billed() == []
+    world._pending_facts = told_late
+    for _ in range(3):
+        world.go(HOUR)
+    assert sum(quantity for _, quantity in world.billed()) == 2
+    closed = [one.unjudged for manifest in manifests(world) for one in manifest.closed if one.hour == START]
+    # Once, though the early call is still outside.
+    outside = {Series(agreement=coming.id, dimension="call:outside"): 1}
+    assert [dict(one or {}) == outside for one in closed] == [False, True]
+
+
 def test_where_sending_is_denied_each_run_asks_once_and_the_hours_wait_sealed(world: Calm) -> None:
     original, asked, is_denied = world.call, [0], [True]
 

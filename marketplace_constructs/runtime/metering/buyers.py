@@ -80,6 +80,11 @@ class Register:
                 covered = max(covered, life.ends_at)
         return covered >= hour + _HOUR
 
+    def began_in(self, agreement: str, hour: datetime) -> str | None:
+        """Whose usage the first lines are that name an agreement; None where it did not begin within an hour."""
+        first = min(self._by_agreement.get(agreement, ()), key=lambda life: life.starts_at, default=None)
+        return first.owner if first is not None and hour <= first.starts_at < hour + _HOUR else None
+
     @cached_property
     def _by_agreement(self) -> Mapping[str, Sequence[Life]]:
         return by_agreement(self.lives)

@@ -77,6 +77,8 @@ _EXPECTED: Final = frozenset({LossReason.REMAINDER, LossReason.OUTSIDE_AGREEMENT
 agreements that nobody knows have woken somebody when they came."""
 _HELD_UNTIL: Final = timedelta(hours=4)
 """An hour with lines that match no route is closed all the same so long before AWS takes its usage no more."""
+_TOLD_WITHIN: Final = timedelta(hours=6)
+"""How long an hour in which an agreement began is looked at again: AWS may tell of it, or of its licence, late."""
 SENDS_FOR: Final = RUNS_EVERY - timedelta(seconds=20)
 """How long a run sends. The next one begins when the last call is answered, and goes on: so neither sends what the
 other still has to send, and their common quota is not used twice."""
@@ -265,7 +267,8 @@ class Meter:
                 logger.error("hour held: lines match no route of any plan", extra={"hour": hour.isoformat()})
                 return False
             postponed = list[datetime]()
-            for late in sorted((found[0].also | state.again | _told_late(state, who)) & state.closed.keys()):
+            told_late = _told_late(state, who, self._options.dimensions, now)
+            for late in sorted((found[0].also | state.again | told_late) & state.closed.keys()):
                 if self._has_time():
                     found.append(self._read(late, who, now))
                 else:
@@ -528,13 +531,25 @@ def _with_quarantine(closed: ClosedHour, state: LedgerState) -> ClosedHour:
     return replace(closed, quarantined=state.closed[closed.hour].quarantined)
 
 
-def _told_late(state: LedgerState, who: Register) -> set[datetime]:
-    """Closed hours with usage outside its agreement that is so no more: AWS told of somebody's life after that."""
+def _told_late(state: LedgerState, who: Register, dimensions: Sequence[str], now: datetime) -> set[datetime]:
+    """Closed hours with usage outside its agreement that is so no more: AWS told of somebody's life after that.
+
+    Of an hour in which the agreement began, some may stay outside; it is looked at again for some hours alone, and no
+    more once anything of it is billed.
+    """
+
+    def is_told(agreement: str, hour: datetime) -> bool:
+        if who.covers(agreement, hour):
+            return True
+        owner = who.began_in(agreement, hour) if now < hour + _TOLD_WITHIN else None
+        held = (state.series.get(Series(agreement=owner, dimension=one)) for one in dimensions) if owner else ()
+        return owner is not None and not any(one is not None and hour in one.accounted for one in held)
+
     return {
         hour
         for hour, closed in state.closed.items()
         for series in closed.unjudged or ()
-        if is_outside(series) and who.covers(series.agreement, hour)
+        if is_outside(series) and is_told(series.agreement, hour)
     }
 
 
