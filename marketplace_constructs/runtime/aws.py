@@ -7,17 +7,17 @@ import logging
 from functools import cache
 from typing import Any, Final
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+# What boto3 is made of, and the models of AWS's services, are many small objects that stay. To look through them for
+# garbage takes a tenth of each cold start (python bench/cold_start.py) where Python does it as often as by itself.
+gc.set_threshold(100_000)
+
+import boto3  # noqa: E402
+from botocore.config import Config  # noqa: E402
+from botocore.exceptions import BotoCoreError, ClientError  # noqa: E402
 
 # At DEBUG, which a function's logging configuration can set, these write whole requests, tokens and keys included.
 for _library in ("boto3", "botocore", "urllib3", "aws_lambda_powertools"):
     logging.getLogger(_library).setLevel(logging.WARNING)
-
-# The models of AWS's services are many small objects that stay. To look through them for garbage takes a tenth of each
-# cold start (python bench/cold_start.py) where it is done as often as Python does by itself.
-gc.set_threshold(100_000)
 
 CONFIG: Final = Config(
     connect_timeout=3,
