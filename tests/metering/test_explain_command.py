@@ -389,6 +389,9 @@ def test_usage_events_that_are_not_billed_are_traced_with_the_reason(
     world.go(4 * MINUTE)
     now = world.clock.now()
     event(world, "1", now - MINUTE)
+    # Calls that count nothing are no usage events.
+    strange = world._line(named, now - MINUTE, "/v2/nouns", 200, 0)
+    world.files.add(START, "strange", strange, modified_at=now)
     world.cancel(world.life)
     said = [(planless, "2.5"), (planless, "5"), (planless, "0"), (named, "4"), (named, "3.5")]
     strangers = ["agmt-none", "jane@example.com", "the one with the blue door"]

@@ -121,6 +121,8 @@ class Witness:
 
     def lines(self, connection: DuckDBPyConnection, plan: str, table: PlanTable) -> None:
         """Look at the lines of a plan; ``DuckDbUsageLog`` calls it."""
+        if self._series.dimension.startswith(EVENT):
+            return
         columns = ", ".join(LINES)
         connection.execute("CREATE SCHEMA IF NOT EXISTS explained")
         connection.execute(
