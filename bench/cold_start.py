@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the interpreter to start; Lambda's is 3.13")
     arguments = parser.parse_args()
     zipped = Path(run([sys.executable, "-c", BUNDLE]).output.strip())
+    python = run([arguments.python, "--version"]).output.strip()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,11 +78,11 @@ def main() -> None:
         for handler in handlers:
             calls = Path(scratch) / "calls.json"
             calls.write_text(last_line(run([*start, "record", handler])))
-            compare(handler, [*start, "start", handler], [*start, "bare", str(calls)], arguments.pairs)
+            compare(handler, [*start, "start", handler], [*start, "bare", str(calls)], arguments.pairs, python)
     server.shutdown()
 
 
-def compare(handler: str, ours: list[str], bare: list[str], pairs: int) -> None:
+def compare(handler: str, ours: list[str], bare: list[str], pairs: int, python: str) -> None:
     run(ours)
     run(bare)
     starts, bares = in_turn(lambda: run(ours), lambda: run(bare), pairs)
@@ -94,6 +95,7 @@ def compare(handler: str, ours: list[str], bare: list[str], pairs: int) -> None:
         ratio=median_ratio(milliseconds, bare_milliseconds),
         of=f"bare boto3 with the same clients, calls and byte code, {median(bare_milliseconds):.0f} ms",
         aim=1.1,
+        limit=f"{python}; Lambda runs 3.13",
         import_ms=median([1000 * parts["import"] for parts in timed]),
         # What the machine's other work disturbs less.
         cpu_ms=median([1000 * parts["cpu"] for parts in timed]),
