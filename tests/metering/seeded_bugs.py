@@ -308,6 +308,48 @@ def first_of_two_deployments_holds(stack: ExitStack) -> None:
 
 
 @_bug
+def hour_that_a_document_names_ignored(stack: ExitStack) -> None:
+    original = plans._deployed
+
+    def deployed(*given: Any) -> Any:
+        return original(*given)[0], None
+
+    stack.enter_context(patch.object(plans, "_deployed", deployed))
+
+
+@_bug
+def withdrawn_announcement_holds(stack: ExitStack) -> None:
+    original = plans.due_versions
+
+    def due_versions(known: Sequence[PlanVersion], deployed: Any, *, now: datetime) -> Any:
+        due = original(known, deployed, now=now)
+        return tuple(one for one in due if not any(o.plan == one.plan and o.holds_from < one.holds_from for o in due))
+
+    stack.enter_context(patch.object(plans, "due_versions", due_versions))
+
+
+@_bug
+def retired_plan_forgotten(stack: ExitStack) -> None:
+    original = totals.holding
+
+    def holding(versions: Any, at: datetime) -> Any:
+        return {plan: version for plan, version in original(versions, at).items() if version.assign_to}
+
+    stack.enter_context(patch.object(totals, "holding", holding))
+
+
+@_bug
+def refused_route_billed(stack: ExitStack) -> None:
+    original = totals.PlanTimeline._table
+
+    def table(self: Any, version: PlanVersion) -> Any:
+        found = original(self, version)
+        return replace(found, routes=tuple(replace(route, is_allowed=True) for route in found.routes))
+
+    stack.enter_context(patch.object(totals.PlanTimeline, "_table", table))
+
+
+@_bug
 def deployment_holds_from_the_hour_that_has_begun(stack: ExitStack) -> None:
     stack.enter_context(patch.object(plan_versions, "next_hour", plan_versions.hour_of))
 

@@ -70,6 +70,7 @@ HOUR: Final = timedelta(hours=1)
 MINUTE: Final = timedelta(minutes=1)
 PLAN: Final = "retail@1"
 PARTNER: Final = "partner@1"
+PLANS: Final = (PLAN, PARTNER)
 TEXTS: Final = "/v1/texts"
 SEARCH: Final = "/v1/search"
 PATHS: Final = ("/v1/nouns", "/v1/nouns/{id}", TEXTS)
@@ -143,6 +144,7 @@ class Terms:
         counts_failed: Whether failed calls are counted too.
         texts_as_data: Whether calls of texts are counted in ``data``, by weight, instead of their bytes.
         seats_as_data: Whether seats are counted in ``data``.
+        refuses_texts: Whether texts may not be called; what is let in all the same costs nothing.
         paths: The routes of the API.
     """
 
@@ -151,14 +153,21 @@ class Terms:
     counts_failed: bool = False
     texts_as_data: bool = False
     seats_as_data: bool = False
+    refuses_texts: bool = False
     paths: tuple[str, ...] = PATHS
 
     def of_plan(self, plan: str) -> Terms:
         """Partners pay one more for everything that is weighed."""
         return self if plan == PLAN else replace(self, weight=self.weight + 1)
 
+    def refuses(self, path: str) -> bool:
+        """Whether a route may not be called."""
+        return path == TEXTS and self.refuses_texts
+
     def call(self, path: str, status: int, size: int) -> dict[str, Fraction]:
         """What a call comes to, by dimension."""
+        if self.refuses(path):
+            return {}
         calls = Fraction(self.weight) if status < 400 or self.counts_failed else Fraction(0)
         if path == TEXTS and self.texts_as_data:
             return {"data": calls}
@@ -203,7 +212,9 @@ class Terms:
             product="nouns",
             segment="all",
             channel="Marketplace",
-            routes=tuple(RouteAccess(method=method, path=path, is_allowed=True) for method, path in routes),
+            routes=tuple(
+                RouteAccess(method=method, path=path, is_allowed=not self.refuses(path)) for method, path in routes
+            ),
             cells=tuple(cells),
             events=(seats, stored),
         )
@@ -217,6 +228,7 @@ class Terms:
                 replace(self, counts_failed=not self.counts_failed),
                 replace(self, texts_as_data=not self.texts_as_data),
                 replace(self, seats_as_data=not self.seats_as_data),
+                replace(self, refuses_texts=not self.refuses_texts),
                 replace(self, paths=PATHS if SEARCH in self.paths else (*PATHS, SEARCH)),
                 replace(self, paths=PATHS if SEARCH in self.paths else (*PATHS, SEARCH)),
             ]
@@ -231,12 +243,16 @@ class Deployment:
         begins_at: When the API itself changes.
         recorded_at: When the plans' versions are recorded.
         called_from: When a route that it adds is called first.
+        plans: Those that have a document.
+        effective_from: The hour that the documents name.
     """
 
     terms: Terms
     begins_at: datetime
     recorded_at: datetime
     called_from: datetime
+    plans: tuple[str, ...] = PLANS
+    effective_from: datetime | None = None
 
 
 @dataclass
@@ -380,7 +396,8 @@ class World:
         self.files, self.event_files = MemoryLogFiles(), MemoryLogFiles()
         self.facts = MemoryFacts()
         self.versions, self.tables = MemoryPlanVersions(), MemoryPlanTables()
-        self.terms: dict[datetime, Terms] = {}
+        self.terms: dict[str, dict[datetime, Terms]] = {}
+        self._in_stack = PLANS
         self.unknown: Counter[datetime] = Counter()
         self._deployments: list[Deployment] = []
         self._deployed: list[Terms] = [Terms()]
@@ -432,17 +449,20 @@ class World:
 
     def set_weight(self, weight: Decimal, hour: datetime) -> None:
         """From an hour on, calls weigh so much; whoever does this is no deployment, and may speak of any hour."""
-        terms = Terms(weight=weight)
-        for plan in (PLAN, PARTNER):
-            digest = self.tables.put(terms.of_plan(plan).table(plan).to_text())
-            if self.versions.add(PlanVersion(plan=plan, holds_from=hour, digest=digest, usage_plan_id=plan)):
-                self.terms[hour] = terms
+        for plan in PLANS:
+            terms = Terms(weight=weight).of_plan(plan)
+            digest = self.tables.put(terms.table(plan).to_text())
+            version = PlanVersion(plan=plan, holds_from=hour, digest=digest, usage_plan_id=plan, assign_to='"Default"')
+            if self.versions.add(version):
+                self.terms.setdefault(plan, {})[hour] = terms
 
-    def record(self, terms: Terms) -> None:
-        """What the stack's custom resource does of a deployment: it holds from the next hour that is five minutes off.
+    def record(self, deployment: Deployment) -> None:
+        """What the stack's custom resource does of a deployment.
 
-        Of two deployments that speak of one hour the last one holds.
+        It holds from the next hour that is five minutes off, or from the later one that it names, instead of whatever
+        was to hold from then on. A plan without a document goes on as it was.
         """
+        terms, effective_from = deployment.terms, deployment.effective_from
         properties = [
             {
                 "Plan": plan,
@@ -450,17 +470,24 @@ class World:
                     gzip.compress(terms.of_plan(plan).table(plan).to_text().encode(), 1)
                 ).decode(),
                 "UsagePlanId": plan,
-                "AssignTo": "Default",
+                "AssignTo": '"Default"',
+                "EffectiveFrom": f"{effective_from:%Y-%m-%dT%H:%M:%SZ}" if effective_from else "",
             }
-            for plan in (PLAN, PARTNER)
+            for plan in deployment.plans
         ]
         event = {"RequestType": "Update", "ResourceProperties": {"Plans": properties}}
         assert plans.handle(event, versions=self.versions, tables=self.tables, clock=self.clock.now) is None
-        hours = math.ceil((self.clock.now() + 5 * MINUTE - EPOCH) / HOUR)
-        self.terms[EPOCH + hours * HOUR] = terms
+        self._in_stack = deployment.plans
+        hour = EPOCH + math.ceil((self.clock.now() + 5 * MINUTE - EPOCH) / HOUR) * HOUR
+        for plan, held in self.terms.items():
+            is_retired = plan not in deployment.plans
+            from_then_on = self.terms_at(hour, plan) if is_retired else terms.of_plan(plan)
+            begins_at = hour if is_retired else max(hour, effective_from or hour)
+            self.terms[plan] = {at: one for at, one in held.items() if at < begins_at} | {begins_at: from_then_on}
 
     def terms_at(self, hour: datetime, plan: str = PLAN) -> Terms:
-        return self.terms[max(begun for begun in self.terms if begun <= hour)].of_plan(plan)
+        held = self.terms[plan]
+        return held[max(begun for begun in held if begun <= hour)]
 
     def alive(self) -> list[Life]:
         return [life for life in self.lives if life.ends_at is None]
@@ -531,6 +558,8 @@ class World:
             return
         hour = next_hour(self.clock.now()) + self.rng.randint(0, 2) * HOUR
         plan = PARTNER if life.plan_at(hour) == PLAN else PLAN
+        if plan not in self._in_stack:
+            return
         life.moves[hour] = plan
         self._fact(FactKind.ASSIGNED, life, self.clock.now(), plan=plan, takes_effect_at=hour)
 
@@ -612,14 +641,22 @@ class World:
     def _plan_deployments(self, now: datetime) -> None:
         """A change of the documents, which others may follow, or a rollback to any that held before."""
         rng, at = self.rng, now
-        for _ in range(rng.choice([1, 1, 2, 3])):
+        for _ in range(rng.choice([1, 2, 2, 3])):
             is_rollback = len(self._deployed) > 1 and rng.random() < 0.5
             terms = rng.choice(self._deployed[:-1]) if is_rollback else self._deployed[-1].changed(rng)
             recorded_at = at + rng.choice([0, 0, 0, 20, 90]) * MINUTE
+            effective_from = hour_of(recorded_at) + rng.randint(1, 8) * HOUR if rng.random() < 0.4 else None
             called_from = rng.choice([at, recorded_at + 2 * HOUR])
             self._deployed.append(terms)
             self._deployments.append(
-                Deployment(terms=terms, begins_at=at, recorded_at=recorded_at, called_from=called_from)
+                Deployment(
+                    terms=terms,
+                    begins_at=at,
+                    recorded_at=recorded_at,
+                    called_from=effective_from or called_from,
+                    plans=(PLAN,) if rng.random() < 0.2 else PLANS,
+                    effective_from=effective_from,
+                )
             )
             # Within the hour, or hours later.
             at = recorded_at + rng.choice([5, 15, 30, 240]) * MINUTE
@@ -630,7 +667,7 @@ class World:
                 self._served = one.terms.paths if one.called_from <= now else PATHS
         for one in [one for one in self._deployments if one.recorded_at <= now and one not in self._recorded]:
             self._recorded.append(one)
-            self.record(one.terms)
+            self.record(one)
         if all(one in self._recorded and one.called_from <= now for one in self._deployments):
             self._deployments, self._recorded = [], []
 
@@ -740,6 +777,10 @@ class World:
             path, plan = (path, "gone@1") if not life.has_plan else ("/v2/nouns", PLAN)
             return self._line(self._named(life, at), at, path, status, size, plan=plan)
         terms = self.terms_at(hour, life.plan_at(at))
+        if life.plan_at(at) not in self._in_stack and rng.random() < 0.9:
+            return self._line(self._named(life, at), at, path, 403, 0, error="INVALID_API_KEY")
+        if terms.refuses(path) and rng.random() < 0.5:
+            return self._line(self._named(life, at), at, path, 403, 0, error="ACCESS_DENIED")
         if path not in terms.paths:
             self.unknown[hour] += 1
             self._count(life.id, f"{CALL}unmatched", hour, Fraction(1))
@@ -755,7 +796,9 @@ class World:
         hours = self.truth.setdefault(Series(agreement=agreement, dimension=dimension), {})
         hours[hour] = hours.get(hour, Fraction(0)) + quantity
 
-    def _line(self, named: str, at: datetime, path: str, status: int, size: int, *, plan: str = PLAN) -> bytes:
+    def _line(
+        self, named: str, at: datetime, path: str, status: int, size: int, *, plan: str = PLAN, error: str = "-"
+    ) -> bytes:
         self._calls += 1
         members = dict.fromkeys(FIELDS, "-") | {
             "requestTimeEpoch": str(round(at.timestamp() * 1000)),
@@ -766,6 +809,7 @@ class World:
             "responseLength": str(size),
             "agreement": named,
             "plan": plan,
+            "errorResponseType": error,
         }
         return json.dumps(members).encode()
 
