@@ -114,9 +114,9 @@ def due_versions(
     """What a deployment adds to what holds, so that it holds what was deployed; nothing where that is so already.
 
     The first version of a plan holds from the hour that has begun: nothing can have been billed under it. A later one
-    waits for the next whole hour that is at least LEAD away, and replaces whatever earlier deployments meant to hold
-    from then on: a deployment that is rolled back before its hour begins never holds, nor does one that was announced
-    for later.
+    waits for the next whole hour that is at least LEAD away, or for the hour that its document names. Until then what
+    holds goes on, and all that earlier deployments meant to hold is withdrawn: what is deployed last says all that is
+    to come. Where nothing of a plan has held yet, what was announced first is not withdrawn: it would count nothing.
 
     Args:
         known: All versions of all plans of the stack.
@@ -142,7 +142,7 @@ def due_versions(
 def _due(
     known: Sequence[PlanVersion], wanted: PlanVersion | None, earliest: datetime | None, now: datetime
 ) -> Iterator[PlanVersion]:
-    """What one plan lacks so that what is wanted holds, from its hour on and instead of all that was meant for later.
+    """What one plan lacks so that what is wanted holds from its hour on, and until then what holds already.
 
     Args:
         known: The plan's versions, in their order.
@@ -150,18 +150,19 @@ def _due(
         earliest: The hour that its document names.
         now: The present moment.
     """
-    hour = next_hour(now) if known else hour_of(now)
-    hour = max(hour, earliest or hour) if wanted else max(hour, known[0].holds_from)
+    settled = next_hour(now) if known else hour_of(now)
     last = {version.holds_from: version for version in known}
-    before = last[max(begun)] if (begun := [at for at in last if at <= hour]) else None
-    version = wanted
-    if version is None:
-        assert before is not None, "it had been in the stack"
-        version = replace(before, assign_to="")
-    for at in [hour, *(at for at in sorted(last) if at > hour)]:
-        holds = last.get(at, before)
-        if holds is None or _says(holds) != _says(version):
-            yield replace(version, holds_from=at, number=last[at].number + 1 if at in last else 1)
+    so_far = last[max(begun)] if (begun := [at for at in last if at < settled]) else None
+    if wanted is None:
+        hour = settled if so_far else min(last)
+        wanted = replace(so_far or last[hour], assign_to="")
+    else:
+        hour = max(settled, earliest or settled)
+    holds = so_far
+    for at in sorted({hour, *(at for at in last if at >= settled)}):
+        before, holds = last.get(at, holds), wanted if at >= hour else so_far or last[at]
+        if before is None or _says(before) != _says(holds):
+            yield replace(holds, holds_from=at, number=last[at].number + 1 if at in last else 1)
 
 
 def _order(version: PlanVersion) -> tuple[datetime, int]:

@@ -16,7 +16,7 @@ from simulation import run_seed
 from marketplace_constructs.domain import metering, plan_versions
 from marketplace_constructs.domain.metering import LedgerState, LossReason, Manifest, Outcome, Settlement, Status
 from marketplace_constructs.domain.plan_table import LineState
-from marketplace_constructs.domain.plan_versions import PlanVersion
+from marketplace_constructs.domain.plan_versions import PlanVersion, next_hour
 from marketplace_constructs.queries.usage_events import Event
 from marketplace_constructs.runtime import plans
 from marketplace_constructs.runtime.metering import buyers, meter, send, totals, usage_events
@@ -323,7 +323,7 @@ def withdrawn_announcement_holds(stack: ExitStack) -> None:
 
     def due_versions(known: Sequence[PlanVersion], deployed: Any, *, now: datetime) -> Any:
         due = original(known, deployed, now=now)
-        return tuple(one for one in due if not any(o.plan == one.plan and o.holds_from < one.holds_from for o in due))
+        return tuple(one for one in due if one.number == 1 or one.holds_from == next_hour(now))
 
     stack.enter_context(patch.object(plans, "due_versions", due_versions))
 

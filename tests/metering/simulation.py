@@ -459,8 +459,8 @@ class World:
     def record(self, deployment: Deployment) -> None:
         """What the stack's custom resource does of a deployment.
 
-        It holds from the next hour that is five minutes off, or from the later one that it names, instead of whatever
-        was to hold from then on. A plan without a document goes on as it was.
+        It holds from the next hour that is five minutes off, or from the later one that it names; until then what holds
+        goes on, whatever was announced before. A plan without a document goes on as it was.
         """
         terms, effective_from = deployment.terms, deployment.effective_from
         properties = [
@@ -480,10 +480,9 @@ class World:
         self._in_stack = deployment.plans
         hour = EPOCH + math.ceil((self.clock.now() + 5 * MINUTE - EPOCH) / HOUR) * HOUR
         for plan, held in self.terms.items():
-            is_retired = plan not in deployment.plans
-            from_then_on = self.terms_at(hour, plan) if is_retired else terms.of_plan(plan)
-            begins_at = hour if is_retired else max(hour, effective_from or hour)
-            self.terms[plan] = {at: one for at, one in held.items() if at < begins_at} | {begins_at: from_then_on}
+            self.terms[plan] = {at: one for at, one in held.items() if at < hour}
+            if plan in deployment.plans:
+                self.terms[plan][max(hour, effective_from or hour)] = terms.of_plan(plan)
 
     def terms_at(self, hour: datetime, plan: str = PLAN) -> Terms:
         held = self.terms[plan]

@@ -124,13 +124,25 @@ def test_a_deployment_does_not_wait_for_what_was_announced_for_later() -> None:
     assert [digest_at(known, at) for at in (NOON + 3 * HOUR, NOON + 4 * HOUR, new_year)] == ["c", "d", "d"]
 
 
-def test_all_that_was_announced_gives_way_and_not_the_last_of_it_alone() -> None:
+def test_what_was_announced_is_withdrawn_by_whatever_is_deployed_after_it() -> None:
     known = deploy((), NOON - HOUR, plan("a"))
     known = deploy(known, NOON, plan("b"), earliest=NOON + 10 * HOUR)
     known = deploy(known, NOON, plan("c"), earliest=NOON + 20 * HOUR)
-    assert [digest_at(known, NOON + hours * HOUR) for hours in (9, 10, 20)] == ["a", "b", "c"]
+    assert [digest_at(known, NOON + hours * HOUR) for hours in (9, 10, 19, 20)] == ["a", "a", "a", "c"]
     known = deploy(known, NOON + HOUR, plan("a"))
     assert {digest_at(known, NOON + hours * HOUR) for hours in range(30)} == {"a"}
+
+
+def test_what_was_announced_can_be_put_off() -> None:
+    known = deploy((), NOON - HOUR, plan("a"))
+    known = deploy(known, NOON, plan("b"), earliest=NOON + 10 * HOUR)
+    known = deploy(known, NOON + HOUR, plan("b"), earliest=NOON + 20 * HOUR)
+    assert [digest_at(known, NOON + hours * HOUR) for hours in (10, 19, 20)] == ["a", "a", "b"]
+    # What is in force cannot be put off, nor a plan that has nothing else to hold.
+    known = deploy(known, NOON + 20 * HOUR, plan("b"), earliest=NOON + 30 * HOUR)
+    assert digest_at(known, NOON + 21 * HOUR) == "b"
+    new = deploy((), NOON, plan("a"), earliest=NOON + 10 * HOUR)
+    assert deploy(new, NOON, plan("a"), earliest=NOON + 20 * HOUR) == new
 
 
 def test_a_plan_that_leaves_the_stack_counts_as_before_and_not_as_was_announced() -> None:
@@ -185,8 +197,12 @@ def test_no_deployment_changes_what_held_and_the_last_one_wins(
             assert {name: version for name, version in holding(known, at).items() if name in held} == held
             at += HOUR / 2
         far = holding(known, now + 100 * HOUR)
+        # What holds in the last hour of these goes on until the deployment's own, whatever was announced before.
+        before_it, coming = holding(known, settled - HOUR), max(settled, earliest or settled)
+        waiting = [holding(known, at) for at in (settled + n * HOUR for n in range(40)) if at < coming]
+        assert all(held[name].digest == before_it[name].digest for held in waiting for name in plans.keys() & before_it)
         # And from its hour on it holds without a break.
-        from_then_on = [holding(known, max(settled, earliest or settled) + number * HOUR) for number in range(40)]
+        from_then_on = [holding(known, coming + number * HOUR) for number in range(40)]
         assert all({name: held[name].digest for name in plans} == plans for held in [far, *from_then_on])
         assert all(version.assign_to == "" for name, version in far.items() if name not in plans)
         assert deploy(known, now, *(plan(digest, name) for name, digest in plans.items()), earliest=earliest) == known
