@@ -345,7 +345,7 @@ class Process:
             ledger=Ledger(FaultyObjects(world, self), run=f"run{world.processes}"),
             metering=FaultyClient(world, self),
             trail=world,
-            count=lambda name, number: world.counted.update({name: number}),
+            count=self._count,
             gauge=lambda _, __: None,
         )
         self.meter = Meter(
@@ -355,6 +355,12 @@ class Process:
             sleep=lambda _: None,
             monotonic=lambda: 0.0,
         )
+        world.ahead = max(world.ahead, self.skew)
+
+    def _count(self, name: str, number: int) -> None:
+        # A clock that is behind does not believe yet what one that was ahead has seen.
+        if name != "UsageExcess" or self.skew == self.world.ahead:
+            self.world.counted.update({name: number})
 
 
 class World:
@@ -426,6 +432,7 @@ class World:
         self.lives: list[Life] = []
         self.truth: dict[Series, dict[datetime, Fraction]] = {}
         self.counted: Counter[str] = Counter()
+        self.ahead = timedelta.min
         self.trail: list[tuple[datetime, dict[str, Any]]] = []
         self.foreign: set[str] = set()
         self.garbage = 0
