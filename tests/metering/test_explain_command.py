@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from copies import Copy
-from simulation import SEATS, Troubles
+from simulation import SEATS
 from test_meter import HOUR, MINUTE, START, Calm
 
 from marketplace_constructs.domain.metering import ClosedHour, LossReason, Outcome, Series, Usage, hour_of
@@ -354,10 +354,7 @@ def test_calls_that_no_table_judges_are_shown_traced_and_replayed(
 
 def test_usage_events_that_no_plan_judges_are_shown_and_replayed(tmp_path: Path) -> None:
     world = Calm()
-    world.troubles = Troubles(planless=1)
-    world.subscribe(world.market.add_buyer())
-    world.troubles = Troubles()
-    planless, told_at = world.lives[1], world.clock.now() + 4 * MINUTE
+    planless, told_at = world.subscribe_without_plan(), world.clock.now() + 4 * MINUTE
     world.go(4 * MINUTE)
     event = world._event(planless.id, told_at, life=planless)
     world._pending_events.append((told_at, START, event + b"\n"))
@@ -382,10 +379,7 @@ def test_usage_events_that_are_not_billed_are_traced_with_the_reason(
     is_lost: bool,  # noqa: FBT001
 ) -> None:
     world = Calm()
-    world.troubles = Troubles(planless=1)
-    world.subscribe(world.market.add_buyer())
-    world.troubles = Troubles()
-    planless, named = world.lives[1].id, world.life.id
+    planless, named = world.subscribe_without_plan().id, world.life.id
     world.go(4 * MINUTE)
     now = world.clock.now()
     event(world, "1", now - MINUTE)

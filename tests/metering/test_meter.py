@@ -65,6 +65,13 @@ class Calm(World):
         if delivered:
             self._deliver()
 
+    def subscribe_without_plan(self) -> Life:
+        """Another agreement, which has no plan."""
+        self.troubles = Troubles(planless=1)
+        self.subscribe(self.market.add_buyer())
+        self.troubles = Troubles()
+        return self.lives[-1]
+
     def store(self, agreement: str, at: datetime, event: str, *, value: str) -> None:
         """A usage event of something that is stored, on its way."""
         told = {
@@ -373,10 +380,7 @@ def test_an_event_of_an_agreement_without_a_plan_holds_nobodys_hour(world: Calm,
         world.store(planless.id, at, event, value="3")
         world._count(planless.id, f"event:{STORED}" if plan_comes == "never" else "data", START, Fraction(3))
 
-    world.troubles = Troubles(planless=1)
-    world.subscribe(world.market.add_buyer())
-    world.troubles = Troubles()
-    planless = world.lives[1]
+    planless = world.subscribe_without_plan()
     world.go(4 * MINUTE)
     at = world.clock.now()
     tell("1")
