@@ -152,7 +152,7 @@ def _due(
     """
     settled = next_hour(now) if known else hour_of(now)
     last = {version.holds_from: version for version in known}
-    so_far = last[max(begun)] if (begun := [at for at in last if at < settled]) else None
+    so_far = next(iter(holding(known, settled - HOUR).values()), None)
     if wanted is None:
         hour = settled if so_far else min(last)
         wanted = replace(so_far or last[hour], assign_to="")
@@ -160,7 +160,8 @@ def _due(
         hour = max(settled, earliest or settled)
     holds = so_far
     for at in sorted({hour, *(at for at in last if at >= settled)}):
-        before, holds = last.get(at, holds), wanted if at >= hour else so_far or last[at]
+        before = last.get(at, holds)
+        holds = wanted if at >= hour else so_far or last[at]
         if before is None or _says(before) != _says(holds):
             yield replace(holds, holds_from=at, number=last[at].number + 1 if at in last else 1)
 

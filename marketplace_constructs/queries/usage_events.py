@@ -154,8 +154,8 @@ def event_usage_query(by: Sequence[str] = ()) -> str:
 
     Returns:
         A query with the columns ``by``; ``agreement``, whose usage it is, or which the event names where it is
-        nobody's; ``state``; ``meter``, the number of one; how
-        many events; the milliseconds of the first; the sums of ``whole`` and ``fraction``. A state is ``billable``, or
+        nobody's; ``state``; ``meter``, the number of one; how many events; the milliseconds of the first; the sums of
+        ``whole`` and ``fraction``. A state is ``billable``, or
         one without a meter: ``unmetered`` (no Meter of the plan counts the event), ``unplanned`` (its agreement has no
         plan then, or one without a table), ``outside`` (its agreement had not begun, or was over), ``unattributed``
         (there is no such agreement).

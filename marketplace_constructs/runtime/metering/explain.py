@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -25,6 +25,7 @@ from marketplace_constructs.domain.metering import (
     is_outside,
 )
 from marketplace_constructs.domain.plan_table import LineState, PlanTable
+from marketplace_constructs.queries.log_lines import quoted
 from marketplace_constructs.queries.usage import LINES, quantity_of, usage_query
 from marketplace_constructs.queries.usage_events import event_meters, event_quantity, event_usage_query
 from marketplace_constructs.runtime.metering.history import History, Sealing
@@ -234,8 +235,7 @@ class Witness:
             f"'{EVENT}' || e.event AS path, '{EVENT_METRIC}' AS metric, CAST(0 AS BIGINT) AS round_up, "
             "'1' AS multiply, CAST(1 AS BIGINT) AS base_units FROM explained_events AS e LEFT JOIN lives AS v "
             "ON v.named = e.agreement AND v.owner = e.agreement AND e.time_ms >= v.life_from AND e.time_ms < v.life_to "
-            f"WHERE e.event = {_quoted(name)} AND list_contains({states}, e.state) "
-            f"AND e.agreement IN ({', '.join(map(_quoted, sorted(ours))) or 'NULL'})",
+            f"WHERE e.event = {_quoted(name)} AND e.state IN ({_listed(states)}) AND e.agreement IN ({_listed(ours)})",
         )
 
     @staticmethod
@@ -452,5 +452,9 @@ def _column(connection: DuckDBPyConnection, query: str) -> list[Any]:
     return [value for (value,) in connection.execute(query).fetchall()]
 
 
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(map(_quoted, sorted(texts))) or "NULL"
+
+
 def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return f"'{quoted(text)}'"

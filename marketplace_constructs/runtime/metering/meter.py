@@ -31,7 +31,6 @@ from marketplace_constructs.domain.metering import (
     Record,
     Sealed,
     Series,
-    SeriesState,
     Settlement,
     Status,
     Usage,
@@ -281,12 +280,7 @@ class Meter:
                 closed = tuple(replace(one, unjudged=None) for one in closed)
                 sealed = Sealed(records=(), losses=(), waiting={}, excess={})
             else:
-                held = {
-                    series: one
-                    for series, one in state.series.items()
-                    if series.dimension in self._options.dimensions and series.agreement in who.buyers
-                }
-                sealed = self._seal(state, _joined(found, held), who, closed=[hour], now=now)
+                sealed = self._seal(state, self._joined(found, state, who), who, closed=[hour], now=now)
                 given = given_up(state, closed, billed_from=self._billed_from)
                 sealed = replace(sealed, losses=sealed.losses + given)
             # What waits for a slot must be worked out again, whichever of these hours it is of.
@@ -340,7 +334,8 @@ class Meter:
             start = max(max(state.closed, default=first), last - ARRIVES_WITHIN)
             hours = {start + number * _HOUR for number in range(int((last - start) / _HOUR) + 1)}
             found = [self._read(hour, who, now) for hour in sorted({*hours, *self._due(first), *state.again})]
-            usage = {series: by_hour for series, by_hour in _joined(found, {}).items() if series.agreement in ended}
+            joined = self._joined(found, state, who)
+            usage = {series: by_hour for series, by_hour in joined.items() if series.agreement in ended}
             sealed = self._seal(state, usage, Register(buyers=ended, lives=()), closed=(), now=now)
             manifest = self._next(state, now, records=sealed.records, losses=sealed.losses)
             if manifest.is_empty or self._ledger.append(manifest):
@@ -349,6 +344,25 @@ class Meter:
 
     def _read(self, hour: datetime, who: Register, now: datetime, *, since: datetime | None = None) -> HourUsage:
         return self._ports.log.read(hour, now=now, lives=who.lives, tables=self._ports.plans.at(hour), since=since)
+
+    def _joined(
+        self, found: Sequence[HourUsage], state: LedgerState, who: Register
+    ) -> dict[Series, dict[datetime, Usage]]:
+        """What was found, and nothing of what the ledger holds of these hours and the log shows no more."""
+        joined: dict[Series, dict[datetime, Usage]] = {}
+        for one in found:
+            hour = one.closed.hour
+            gone = (
+                series
+                for series, held in state.series.items()
+                if hour in held.accounted
+                and series.dimension in self._options.dimensions
+                and series.agreement in who.buyers
+            )
+            nothing = dict.fromkeys(gone, Usage(quantity=Fraction(0), earliest=hour))
+            for series, usage in {**nothing, **one.usage}.items():
+                joined.setdefault(series, {})[hour] = usage
+        return joined
 
     def _seal(
         self,
@@ -506,17 +520,6 @@ class Meter:
         self._ports.gauge("RecordsInDoubt", len(state.in_doubt))
 
 
-def _joined(found: Sequence[HourUsage], held: Mapping[Series, SeriesState]) -> dict[Series, dict[datetime, Usage]]:
-    """What was found, and nothing of what the ledger holds of these hours and the log shows no more."""
-    joined: dict[Series, dict[datetime, Usage]] = {}
-    for one in found:
-        hour = one.closed.hour
-        gone = {s: Usage(quantity=Fraction(0), earliest=hour) for s, state in held.items() if hour in state.accounted}
-        for series, usage in {**gone, **one.usage}.items():
-            joined.setdefault(series, {})[hour] = usage
-    return joined
-
-
 def _lines_not_told(found: Sequence[HourUsage], state: LedgerState) -> Counter[str]:
     """By their state, and of an hour that is worked out again those alone that it did not have."""
     lines = Counter[str]()
@@ -541,9 +544,11 @@ def _told_late(state: LedgerState, who: Register, dimensions: Sequence[str], now
     def is_told(agreement: str, hour: datetime) -> bool:
         if who.covers(agreement, hour):
             return True
-        owner = who.began_in(agreement, hour) if now < hour + _TOLD_WITHIN else None
-        held = (state.series.get(Series(agreement=owner, dimension=one)) for one in dimensions) if owner else ()
-        return owner is not None and not any(one is not None and hour in one.accounted for one in held)
+        owner = who.began_in(agreement, hour)
+        if owner is None or now >= hour + _TOLD_WITHIN:
+            return False
+        held = (state.series.get(Series(agreement=owner, dimension=one)) for one in dimensions)
+        return not any(one is not None and hour in one.accounted for one in held)
 
     return {
         hour

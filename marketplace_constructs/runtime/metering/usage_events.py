@@ -292,8 +292,8 @@ class _Judged:
         """Note what no table judges, as it was told, unless its plan's usage is never billed."""
         self.lines[state] += events
         is_unplanned = state == UNPLANNED
-        plans = [life.plan for life in self._lives.get(agreement, ())]
-        if quantity and (is_unplanned or may_be_billed(plans, self._tables)):
+        lives = self._lives.get(agreement, ())
+        if quantity and (is_unplanned or may_be_billed([life.plan for life in lives], self._tables)):
             dimension = f"{EVENT}{event}" if is_unplanned else f"{EVENT}{event}{EVENT_OUTSIDE}"
             series = Series(agreement=agreement, dimension=dimension)
             self._unjudged[series] = self._unjudged.get(series, Fraction(0)) + quantity
